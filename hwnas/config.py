@@ -1,0 +1,253 @@
+"""The run file: its schema and nothing else. Names of spaces, runtimes or strategies are resolved by those who own them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hwnas.errors import ConfigError
+from hwnas.files import digest
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Budget(Section):
+    """A hard limit on a target: absolute (``max_ms``) or relative to the largest network (``relative: -30%``)."""
+
+    max_ms: float | None = Field(default=None, gt=0)
+    relative: str | None = Field(default=None, pattern=r"^-\d+(\.\d+)?%$")
+    statistic: Literal["p50", "p90", "p99"] = "p50"
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Budget:
+        if (self.max_ms is None) == (self.relative is None):
+            raise ValueError("give exactly one of max_ms and relative")
+        return self
+
+
+class TargetEntry(Section):
+    """A target of the run and its budget (none: latency is only an objective)."""
+
+    target: str
+    budget: Budget | None = None
+
+
+class SpaceSection(Section):
+    """A search space by name and its settings."""
+
+    name: str = "mobilenetv3"
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class DataSection(Section):
+    """Where images come from and how they are split.
+
+    ``source`` is ``digits``, ``fashion-mnist[:FOLDER]``, ``imagefolder:FOLDER_OR_ARCHIVE``, ``torchvision:NAME`` or
+    ``pkg.mod:function`` (returns a ``torch.utils.data.Dataset``, or a train/test pair of them).
+    """
+
+    source: str
+    root: str | None = None
+    download: bool = False
+    image_size: int = Field(default=32, ge=4)
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    gate: float = Field(default=0.05, gt=0, lt=1)
+    test: float = Field(default=0.2, gt=0, lt=1)
+    max_train: int | None = Field(default=None, ge=2)
+    augment: Literal["none", "shift", "shift-flip"] = "shift"
+    seed: int = 0
+
+
+class ProfileSection(Section):
+    """How a target's table and latency model are made."""
+
+    networks: int = Field(default=120, ge=10)
+    held_out: int = Field(default=20, ge=0)
+    budget_minutes: float | None = Field(default=None, gt=0)
+    rounds: int = Field(default=12, ge=3)
+    coverage: float = Field(default=0.9, gt=0.5, lt=1)
+    seed: int = 0
+
+
+class PhaseSection(Section):
+    """One phase of progressive shrinking: the choices allowed in it and how long it trains."""
+
+    name: str
+    epochs: float = Field(gt=0)
+    kernel: tuple[int, ...] | None = None
+    expand: tuple[int, ...] | None = None
+    depth: tuple[int, ...] | None = None
+    learning_rate: float | None = Field(default=None, gt=0)
+    subnets: int = Field(default=1, ge=1)
+
+
+class TrainSection(Section):
+    """Supernet training (``specs``: progressive shrinking with distillation)."""
+
+    phases: tuple[PhaseSection, ...] = ()
+    epochs: float = Field(default=30, gt=0)
+    batch_size: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=0.05, gt=0)
+    weight_decay: float = Field(default=3e-5, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    distillation: float = Field(default=1.0, ge=0)
+    warmup_epochs: float = Field(default=1, ge=0)
+    bn_images: int = Field(default=512, ge=16)
+    checkpoint_minutes: float = Field(default=10, gt=0, le=10)
+    time_budget_minutes: float | None = Field(default=None, gt=0)
+    seed: int = 0
+
+
+class SearchSection(Section):
+    """The search: strategy by name and its sizes (NATv2's names)."""
+
+    strategy: str = "natv2"
+    metric: str = "top1"
+    objectives: tuple[str, ...] = ("accuracy", "latency")
+    initial: int = Field(default=60, ge=4)
+    oversample: int = Field(default=3, ge=1)
+    archive: int = Field(default=60, ge=4)
+    iterations: int = Field(default=6, ge=1)
+    candidates: int = Field(default=8, ge=1)
+    adapt_epochs: float = Field(default=0.5, ge=0)
+    adapt_top: int = Field(default=30, ge=1)
+    adapt_learning_rate: float = Field(default=2.5e-3, gt=0)
+    inner_population: int = Field(default=100, ge=4)
+    inner_generations: int = Field(default=20, ge=1)
+    validation_images: int | None = Field(default=None, ge=10)
+    time_budget_minutes: float | None = Field(default=None, gt=0)
+    seed: int = 0
+
+
+class FinetuneSection(Section):
+    """Two-step post-processing of winners."""
+
+    epochs: int = Field(default=20, ge=0)
+    patience: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    distillation: float = Field(default=0.0, ge=0)
+    seed: int = 0
+
+
+class ExportSection(Section):
+    """Export and verification of winners."""
+
+    winners: int = Field(default=1, ge=1)
+    calibration_images: int = Field(default=128, ge=8)
+    max_int8_drop: float = Field(default=0.01, ge=0)
+    rounds: int = Field(default=30, ge=5)
+
+
+class RunConfig(Section):
+    """A whole run file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = 0
+    targets: tuple[TargetEntry, ...] = Field(min_length=1)
+    data: DataSection
+    space: SpaceSection = Field(default_factory=SpaceSection)
+    profile: ProfileSection = Field(default_factory=ProfileSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    search: SearchSection = Field(default_factory=SearchSection)
+    finetune: FinetuneSection = Field(default_factory=FinetuneSection)
+    export: ExportSection = Field(default_factory=ExportSection)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the resolved configuration."""
+        return digest(self.model_dump(mode="json"))
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    current: Any = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        info = current.model_fields.get(part)
+        if info is None:
+            return []
+        candidates = [info.annotation, *getattr(info.annotation, "__args__", ())]
+        models = [entry for entry in candidates if isinstance(entry, type) and issubclass(entry, BaseModel)]
+        if not models:
+            return []
+        current = models[0]
+    return list(current.model_fields)
+
+
+def explain_validation(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """Return one message for a pydantic error: each bad key, what was expected, and the nearest known key."""
+    lines = []
+    for entry in error.errors():
+        location = ".".join(str(part) for part in entry["loc"])
+        if entry["type"] == "extra_forbidden":
+            known = _known_keys(model, entry["loc"][:-1])
+            near = difflib.get_close_matches(str(entry["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            lines.append(f"unknown key {location!r}; {hint}")
+        elif entry["type"] == "missing":
+            lines.append(f"key {location!r} is missing")
+        else:
+            lines.append(f"{location or 'the file'}: {entry['msg']} (got {entry['input']!r})")
+    return f"{where}: " + "; ".join(lines) + "."
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``raw`` with ``a.b=c`` overrides applied; values are read as YAML.
+
+    Raises:
+        ConfigError: An override has no ``=`` or goes through something that is not a mapping.
+    """
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(raw))
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {override!r} must look like search.iterations=3.")
+        node: Any = result
+        parts = path.split(".")
+        for part in parts[:-1]:
+            if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+                node = node[int(part)]
+                continue
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {override!r}: {part!r} is not inside a mapping.")
+            node = node.setdefault(part, {})
+        parsed = yaml.safe_load(value)
+        if isinstance(node, list) and parts[-1].isdigit() and int(parts[-1]) < len(node):
+            node[int(parts[-1])] = parsed
+        elif isinstance(node, dict):
+            node[parts[-1]] = parsed
+        else:
+            raise ConfigError(f"--set {override!r}: {parts[-1]!r} is not inside a mapping.")
+    return result
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file.
+
+    Raises:
+        ConfigError: The file is absent, not YAML, or breaks the schema; every problem is named in one message.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"run file {path} does not exist.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"run file {path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"run file {path} must be a mapping of keys, for example 'name: demo'.")
+    try:
+        return RunConfig.model_validate(apply_overrides(raw, overrides))
+    except ValidationError as error:
+        raise ConfigError(explain_validation(error, RunConfig, str(path))) from error

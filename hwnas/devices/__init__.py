@@ -1,0 +1,1 @@
+"""Transports to devices and the client end of the profiler protocol."""

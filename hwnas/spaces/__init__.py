@@ -1,0 +1,1 @@
+"""Search spaces: encodings, sampling, repair, blocks and layer graphs."""

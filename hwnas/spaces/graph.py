@@ -1,0 +1,128 @@
+"""The network of an architecture as a list of layers: what is counted, built for profiling, and mapped to blocks.
+
+A layer graph is what a runtime gets to see: batch normalisation is already folded into the convolution before it.
+``supernets`` builds the same network in torch; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+OPS = ("input", "conv", "relu", "hswish", "hsigmoid", "global_pool", "flatten", "linear", "add", "mul", "max_pool")
+"""Operations a layer graph may hold."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operation.
+
+    Attributes:
+        name: Path of the layer, unique in the graph; a block's layers start with the block's name and a dot.
+        op: One of :data:`OPS`.
+        inputs: Names of the layers it reads.
+        shape: Output shape without the batch, ``(channels, height, width)`` or ``(features,)``.
+        block: Name of the block it belongs to.
+        kernel: Side of a convolution's or pool's window.
+        stride: Stride of a convolution or pool.
+        groups: Groups of a convolution.
+        in_channels: Channels (features) read by a convolution or linear layer.
+        bias: Whether a convolution or linear layer has a bias (folded batch normalisation counts).
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    block: str
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    in_channels: int = 0
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.op not in OPS:
+            raise ValueError(f"op={self.op!r} must be one of {OPS}")
+
+    @property
+    def padding(self) -> int:
+        """Symmetric padding of a convolution or pool."""
+        return self.kernel // 2
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the weight of a convolution ``(out, in/groups, k, k)`` or linear layer ``(out, in)``; else ``()``."""
+        if self.op == "conv":
+            return (self.shape[0], self.in_channels // self.groups, self.kernel, self.kernel)
+        if self.op == "linear":
+            return (self.shape[0], self.in_channels)
+        return ()
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights and biases."""
+        if not self.weight_shape:
+            return 0
+        return _product(self.weight_shape) + (self.shape[0] if self.bias else 0)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one image (convolutions and linear layers)."""
+        if self.op == "conv":
+            return _product(self.weight_shape) * self.shape[1] * self.shape[2]
+        return _product(self.weight_shape) if self.op == "linear" else 0
+
+    @property
+    def elements(self) -> int:
+        """Elements of the output for one image."""
+        return _product(self.shape)
+
+
+def _product(values: Sequence[int]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result
+
+
+@dataclass(frozen=True)
+class LayerGraph:
+    """The layers of one network in an order in which they can run; the first is the input, the last the output."""
+
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for layer in self.layers:
+            missing = [name for name in layer.inputs if name not in seen]
+            if missing or layer.name in seen:
+                raise ValueError(f"layer {layer.name!r} is repeated or reads unknown layers {missing}")
+            seen.add(layer.name)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape ``(channels, height, width)`` of the input."""
+        return self.layers[0].shape
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one image."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights and biases (batch normalisation folded)."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def peak_activation_elements(self) -> int:
+        """Largest number of activation elements alive at once for one image, in this order of execution."""
+        last_use = {name: index for index, layer in enumerate(self.layers) for name in layer.inputs}
+        alive: dict[str, int] = {}
+        peak = 0
+        for index, layer in enumerate(self.layers):
+            alive[layer.name] = layer.elements
+            peak = max(peak, sum(alive.values()))
+            alive = {name: size for name, size in alive.items() if last_use.get(name, -1) > index}
+        return peak

@@ -1,0 +1,1 @@
+"""The device side of hwnas: a worker that measures networks and runs alone on the device."""
