@@ -15,9 +15,8 @@ __version__ = "0.1.0"
 _torchvision.install()
 
 _NAMES = {
-    **{
-        verb: "hwnas.api"
-        for verb in (
+    **dict.fromkeys(
+        (
             "profile",
             "fit",
             "predict",
@@ -30,8 +29,9 @@ _NAMES = {
             "verify",
             "report",
             "run",
-        )
-    },
+        ),
+        "hwnas.api",
+    ),
     "HwnasError": "hwnas.errors",
     "Target": "hwnas.targets",
     "Device": "hwnas.targets",
@@ -39,7 +39,7 @@ _NAMES = {
     "load_run_config": "hwnas.config",
 }
 
-__all__ = ["__version__", *_NAMES]  # noqa: PLE0604
+__all__ = ["__version__", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:
