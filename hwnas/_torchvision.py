@@ -21,7 +21,7 @@ def _declare_operators(origin: str) -> None:
     import torch
 
     try:
-        torch.ops.load_library(str(next(Path(origin).parent.glob("_C*.so"))))
+        torch.ops.load_library(str(next(Path(origin).parent.glob("_C*.so"))))  # type: ignore[no-untyped-call]
     except (OSError, ImportError, StopIteration):
         for name in ("nms", "qnms"):
             if not hasattr(torch.ops.torchvision, name):
