@@ -1,0 +1,34 @@
+# make demo: the whole loop on this machine.  make test: the whole test suite.  Both make .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-backends bench lint clean
+
+demo: $(READY)
+	$(BIN)/hwnas run examples/digits-cpu.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-backends: $(READY)
+	$(BIN)/python -m pytest tests/backends
+
+bench: $(READY)
+	$(BIN)/python benchmarks/search_quality.py --oracle analytic
+	$(BIN)/python benchmarks/latency_accuracy.py --config examples/digits-cpu.yaml
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hwnas needs Python 3.11 or newer; say: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Artifacts: exported model files, checked, measured and packed with everything needed to check them again."""

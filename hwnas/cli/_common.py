@@ -1,0 +1,42 @@
+"""What the verbs share: options, JSON output, small tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="Set any key of the run file: --set search.iterations=3. Repeatable.")
+]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds run folders.")]
+RunFile = Annotated[Path, typer.Argument(help="Run file (YAML).", metavar="RUN.yaml")]
+TargetOption = Annotated[str, typer.Option("--target", "-t", help="DEVICE/RUNTIME-PRECISION[-tN][-bN].")]
+PrecisionOption = Annotated[str | None, typer.Option("--precision", help="Shorthand; must agree with the target.")]
+SpaceOption = Annotated[
+    str, typer.Option("--space", help="Space by name, or a YAML file with 'name' and 'settings', or a run file.")
+]
+
+RUNS = Path("runs")
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print one table on standard output; wide content folds instead of being cut."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+    Console().print(table)

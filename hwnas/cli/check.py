@@ -1,0 +1,34 @@
+"""``hwnas check``: what a run would do, what it costs, and whether its budgets can be kept."""
+
+from __future__ import annotations
+
+import typer
+
+from hwnas.cli._common import RUNS, JsonFlag, RunFile, RunsOption, SetOption, print_json, print_table
+
+
+def check(
+    run_file: RunFile,
+    overrides: SetOption = [],
+    runs: RunsOption = RUNS,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what ``run`` would do without doing it: steps, time, disk, and the budgets against three networks.
+
+    Leaves with 1 if a budget cannot be kept by the smallest network.
+    """
+    from hwnas import api
+
+    result = api.check(api.load(run_file, overrides), runs=runs)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        print_table("steps", ("step", "state", "about minutes"), result.steps)
+        print_table(
+            "budgets (ms)",
+            ("target", "statistic", "budget", "smallest", "median", "largest", "verdict"),
+            result.budgets,
+        )
+        print(f"disk: about {result.disk_bytes / 1e6:.0f} MB in {result.run_folder}")
+    if result.infeasible:
+        raise typer.Exit(1)

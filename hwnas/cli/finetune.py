@@ -1,0 +1,21 @@
+"""``hwnas finetune``."""
+
+from __future__ import annotations
+
+from hwnas.cli._common import RUNS, JsonFlag, RunFile, RunsOption, SetOption, print_json, print_table
+
+
+def finetune(
+    run_file: RunFile,
+    overrides: SetOption = [],
+    runs: RunsOption = RUNS,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fine-tune the winners of a run's search."""
+    from hwnas import api
+
+    result = api.finetune(api.load(run_file, overrides), runs=runs)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        print_table(result.title, result.columns, result.rows)

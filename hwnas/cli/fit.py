@@ -1,0 +1,27 @@
+"""``hwnas fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwnas.cli._common import JsonFlag, print_json, print_table
+
+
+def fit(
+    folder: Annotated[Path, typer.Argument(help="Folder of a profile: holds table.jsonl.")],
+    coverage: Annotated[float, typer.Option(help="Share of networks the interval should hold.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Seed of folds and trees.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit the latency model of a table again and evaluate it on the held-out networks."""
+    from hwnas import api
+
+    result = api.fit(folder, coverage=coverage, seed=seed)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        print_table(f"latency model of {result.target}", ("what", "value"), result.rows)
+        print(f"table and model: {result.folder}")

@@ -1,0 +1,46 @@
+"""``hwnas profile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwnas.cli._common import (
+    JsonFlag,
+    PrecisionOption,
+    SetOption,
+    SpaceOption,
+    TargetOption,
+    print_json,
+    print_table,
+)
+
+
+def profile(
+    target: TargetOption,
+    space: SpaceOption = "mobilenetv3",
+    precision: PrecisionOption = None,
+    overrides: SetOption = [],
+    budget_minutes: Annotated[float | None, typer.Option(help="Spend at most this long on measuring.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of table and model (default: the user's data folder).")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure networks of a space on a target; leave a latency table and a latency model.
+
+    ``--set`` takes keys of the run file's ``space.settings`` and ``profile`` sections, for example
+    ``--set profile.networks=200 --set 'space.settings.resolutions=[128,160]'``. The same command resumes.
+    """
+    from hwnas import api
+
+    result = api.profile(
+        target, space, precision=precision, overrides=overrides, budget_minutes=budget_minutes, output=output
+    )
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        print_table(f"latency model of {result.target}", ("what", "value"), result.rows)
+        print(f"table and model: {result.folder}")

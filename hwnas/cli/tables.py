@@ -1,0 +1,75 @@
+"""``hwnas tables``: the latency tables this installation can find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwnas.cli._common import JsonFlag, print_json, print_table
+
+app = typer.Typer(help="List, show, compare and merge latency tables.", no_args_is_help=True)
+
+
+@app.command("ls")
+def ls(
+    folder: Annotated[Path | None, typer.Argument(help="Look here too, for example runs/demo/tables.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List tables: those of a folder, of the user's data folder, and those shipped."""
+    from hwnas import api
+
+    entries = api.list_tables(folder)
+    if as_json:
+        print_json(entries)
+    else:
+        columns = ("target", "space", "networks", "from", "folder")
+        print_table("tables", columns, [tuple(entry[column] for column in columns) for entry in entries])
+
+
+@app.command("show")
+def show(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds table.jsonl.")], as_json: JsonFlag = False
+) -> None:
+    """Show one table: target, machine, rows, range, grades and the accuracy of its model."""
+    from hwnas import api
+
+    result = api.show_table(folder)
+    if as_json:
+        print_json(result)
+    else:
+        print_table(str(folder), ("what", "value"), sorted(result.items()))
+
+
+@app.command("diff")
+def diff(
+    first: Annotated[Path, typer.Argument(help="Folder of a table.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two tables network by network."""
+    from hwnas import api
+
+    result = api.diff_tables(first, second)
+    if as_json:
+        print_json(result)
+    else:
+        print_table(f"{second} against {first}", ("what", "value"), sorted(result.items()))
+
+
+@app.command("merge")
+def merge(
+    first: Annotated[Path, typer.Argument(help="Folder of a table.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another of the same target and machine.")],
+    output: Annotated[Path, typer.Option(help="Folder of the merged table.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Merge two tables of one target and machine."""
+    from hwnas import api
+
+    result = api.merge_tables(first, second, output)
+    if as_json:
+        print_json(result)
+    else:
+        print(f"{result['networks']} networks in {result['folder']}")

@@ -1,0 +1,1 @@
+"""Measuring latency, tables of it, and the model that predicts it."""

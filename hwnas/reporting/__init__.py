@@ -1,0 +1,1 @@
+"""Reporting: one offline HTML page per run, and tables for the terminal."""

@@ -1,0 +1,113 @@
+"""The run folder: never deleted or overwritten by a start, resumed when it matches, refused when it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from hwnas.config import RunConfig
+from hwnas.errors import RunFolderError
+from hwnas.files import Journal, explain_os_errors, write_text
+from hwnas.targets import Target
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {key: leaf for name, entry in value.items() for key, leaf in _flatten(entry, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): value}
+
+
+class RunFolder:
+    """One run on the disk.
+
+    Attributes:
+        path: The folder.
+        config: The run file as resolved.
+    """
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self.config = config
+        with explain_os_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        self._claim()
+        self._steps = Journal(path / "steps.jsonl")
+
+    def _claim(self) -> None:
+        stored = self.path / "run.yaml"
+        mine = self.config.model_dump(mode="json")
+        if not stored.exists():
+            others = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
+            if others:
+                raise RunFolderError(
+                    f"{self.path} holds files but no run.yaml ({', '.join(sorted(others)[:3])}): not a run folder. "
+                    "Choose another with --set name=NAME or --runs FOLDER."
+                )
+            write_text(stored, yaml.safe_dump(mine, sort_keys=False))
+            return
+        try:
+            theirs = RunConfig.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8"))).model_dump(mode="json")
+        except (ValueError, yaml.YAMLError) as error:
+            raise RunFolderError(f"{stored} is damaged ({error}). Restore it, or choose another run name.") from error
+        if theirs != mine:
+            old, new = _flatten(theirs), _flatten(mine)
+            keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+            shown = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} asked" for key in keys[:4])
+            raise RunFolderError(
+                f"{self.path} belongs to another configuration ({shown}{'; ...' if len(keys) > 4 else ''}). "
+                f"Keep it and start another run with --set name={self.config.name}-2, or give the old settings to resume."
+            )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder so that two processes never work on one run.
+
+        Raises:
+            RunFolderError: Another process holds it.
+        """
+        try:
+            with filelock.FileLock(self.path / ".lock", timeout=0):
+                yield
+        except filelock.Timeout as error:
+            raise RunFolderError(f"{self.path} is in use by another process. Wait for it, or stop it.") from error
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Log how long a step took, once it has succeeded."""
+        start = time.monotonic()
+        yield
+        self._steps.append({"step": name, "seconds": round(time.monotonic() - start, 3), "ended": int(time.time())})
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """Steps that succeeded, in order."""
+        return list(self._steps.records)
+
+    def table(self, target: Target) -> Path:
+        """Folder of table and latency model of a target."""
+        return self.path / "tables" / target.slug
+
+    @property
+    def supernet(self) -> Path:
+        """Folder of the trained supernet."""
+        return self.path / "supernet"
+
+    @property
+    def search(self) -> Path:
+        """Folder of archive and search state: the run folder itself."""
+        return self.path
+
+    def winner(self, identifier: str) -> Path:
+        """Folder of a fine-tuned winner."""
+        return self.path / "winners" / identifier
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of the artifacts."""
+        return self.path / "artifacts"
