@@ -75,16 +75,31 @@ class SpaceEntry(Record):
     digest: str
 
 
-class Preprocessing(Record):
-    """How a uint8 image becomes the input: resize, divide by ``scale``, subtract ``mean``, divide by ``std``."""
+class Resize(Record):
+    """How stored pixels become the resolution the network reads."""
 
-    resolution: int = Field(ge=1)
-    resize: str
+    size: int = Field(ge=1)
+    interpolation: str
+    antialias: bool
+
+
+class Preprocessing(Record):
+    """How a picture becomes the input (see :class:`hwnas.datasets.preprocessing.Preprocessing`).
+
+    In order: ``channels`` (gray or RGB), ``crop``, resize to ``stored_size`` as uint8, multiply by ``scale``,
+    ``resize``, subtract ``mean``, divide by ``std``.
+    """
+
+    input_shape: tuple[int, int, int]
+    layout: str
+    dtype: str
+    channels: Literal["gray", "RGB"]
+    crop: str
+    stored_size: int = Field(ge=1)
     scale: float = Field(gt=0)
+    resize: Resize
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    layout: str
-    channels: int = Field(ge=1)
 
 
 class Predicted(Record):

@@ -113,7 +113,9 @@ def _read_zip(path: Path, wanted: Mapping[str, int]) -> Iterator[tuple[str, byte
                 try:
                     yield name, archive.read(member)
                 except RuntimeError as error:
-                    raise DataError(f"archive {path}: member {name!r} is encrypted. Pack it without a password.") from error
+                    raise DataError(
+                        f"archive {path}: member {name!r} is encrypted. Pack it without a password."
+                    ) from error
 
 
 def read_archive(path: Path, wanted: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:

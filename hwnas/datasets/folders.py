@@ -48,7 +48,7 @@ def _check_folders(entries: Sequence[Entry], folders: Sequence[str], skip: int, 
     filled = {PurePosixPath(entry.name).parts[: level + 1] for entry in entries}
     for folder in folders:
         parts = PurePosixPath(folder).parts
-        inside = level == skip or parts[skip : skip + 1] and parts[skip] in _PARTS
+        inside = level == skip or (len(parts) > skip and parts[skip] in _PARTS)
         if len(parts) == level + 1 and inside and _visible(folder) and parts not in filled:
             raise DataError(f"{where}: class folder {folder!r} holds no pictures. Fill or remove it.")
 

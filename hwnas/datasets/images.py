@@ -75,7 +75,8 @@ def decode_picture(data: bytes, size: int, name: str) -> Pixels:
 def _from_floats(values: NDArray[Any]) -> NDArray[Any]:
     if values.size and not (values.min() >= 0 and values.max() <= 1):
         raise ValueError("floating-point pixels must lie in [0, 1]; leave normalising to hwnas")
-    return np.rint(values * 255)
+    scaled: NDArray[Any] = np.rint(values * 255)
+    return scaled
 
 
 def array_pixels(values: Any, size: int) -> Pixels:

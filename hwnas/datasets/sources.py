@@ -148,6 +148,4 @@ class FashionMnistSource(Source):
 
     def class_names(self, labels: Sequence[int]) -> tuple[str, ...]:
         """The ten kinds of clothes."""
-        return tuple(
-            FASHION_CLASSES[label] if label < len(FASHION_CLASSES) else str(label) for label in labels
-        )
+        return tuple(FASHION_CLASSES[label] if label < len(FASHION_CLASSES) else str(label) for label in labels)

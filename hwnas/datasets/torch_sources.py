@@ -93,9 +93,7 @@ def _make(factory: Callable[..., Any], name: str, root: Path, download: bool, **
     arguments = {key: value for key, value in {"root": str(root), "download": download}.items() if key in known}
     try:
         return factory(**arguments, **choice)
-    except ValueError:
-        if "split" in choice:
-            raise
+    except (TypeError, ValueError):  # an argument it does not take; the caller knows what that means
         raise
     except Exception as error:
         raise DataError(

@@ -81,7 +81,9 @@ def bootstrap_medians(values: FloatArray, rng: np.random.Generator, resamples: i
     return np.stack([nanmedian(values[:, draw], axis=1) for draw in draws])
 
 
-def interval_of(estimate: FloatArray, draws: FloatArray, units: int, confidence: float) -> tuple[FloatArray, FloatArray]:
+def interval_of(
+    estimate: FloatArray, draws: FloatArray, units: int, confidence: float
+) -> tuple[FloatArray, FloatArray]:
     """Return the percentile interval of bootstrap ``draws [resamples, n]``, widened for few units.
 
     The bootstrap over ``u`` units is too narrow by ``sqrt(u / (u - 1))`` and ignores that the spread itself is

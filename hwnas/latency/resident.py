@@ -1,0 +1,136 @@
+"""The networks loaded together on a device, and bursts of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hwnas.devices.models import BurstSpec, ModelFiles
+from hwnas.errors import DeviceError, MeasurementFailure
+from hwnas.files import digest, sha256_file
+from hwnas.latency.analysis import contended
+from hwnas.latency.measurement import Cell, MeasureItem
+from hwnas.latency.protocol import Protocol
+from hwnas.latency.session_state import SessionState
+from hwnas.targets import Target
+
+WARM_UP = BurstSpec(target_ms=10.0, min_runs=3, max_runs=200, discard=2)
+"""The burst after loading, which is not recorded."""
+
+Unit = tuple[int, int, int]
+"""Group, round and epoch."""
+
+_FINAL_KINDS = ("unsupported_op", "load_failed", "fallback", "wrong_output")
+
+
+def exclusive(session: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return the session's exclusive hold on the machine's measuring lock, if it has one."""
+    hold = getattr(session, "exclusive", None)
+    return hold() if hold is not None else contextlib.nullcontext()
+
+
+def unit_of(session: Any) -> str:
+    """Return the unit of the session's samples."""
+    return str(getattr(session, "unit", "ms"))
+
+
+def limits_of(session: Any) -> tuple[str, ...]:
+    """Return what the device says it cannot do."""
+    return tuple(session.hello().limits)
+
+
+def files_digest(files: ModelFiles) -> str:
+    """Return the sha256 that names the content of a model's files."""
+    return digest([sha256_file(path) for path in files.all])
+
+
+class Resident:
+    """The networks loaded together, and the canaries beside them."""
+
+    def __init__(self, session: Any, target: Target, protocol: Protocol, state: SessionState) -> None:
+        self.session = session
+        self.target = target
+        self.protocol = protocol
+        self.state = state
+        self.handles: dict[str, str] = {}
+
+    def load(self, key: str, obtain: MeasureItem) -> None:
+        """Load one network; a failure is recorded, not raised. A crash is tried once more."""
+        for attempt in range(2):
+            try:
+                files = obtain.obtain()
+                model = self.session.load(files, self.target)
+            except MeasurementFailure as failure:
+                if attempt == 0 and failure.kind not in _FINAL_KINDS:
+                    continue
+                self.state.fail(key, failure.kind, failure.detail)
+                return
+            self.handles[key] = model.handle
+            self.state.note_loaded(key, files_digest(files), model.load_ms, model.provider)
+            return
+
+    def load_canary(self, name: str, files: ModelFiles) -> None:
+        """Load a canary.
+
+        Raises:
+            DeviceError: It cannot be loaded: nothing measured here would mean anything.
+        """
+        try:
+            self.handles[name] = self.session.load(files, self.target).handle
+        except MeasurementFailure as failure:
+            raise DeviceError(
+                f"{self.target} cannot load the reference network {name} ({failure}). "
+                "Check the runtime with: hwnas devices check."
+            ) from failure
+
+    def unload(self) -> None:
+        """Free every model of the group."""
+        for handle in self.handles.values():
+            with contextlib.suppress(MeasurementFailure):
+                self.session.unload(handle)
+        self.handles.clear()
+
+
+def burst(
+    session: Any, handles: Mapping[str, str], keys: Sequence[str], unit: Unit, spec: BurstSpec, attempts: int = 1
+) -> list[Cell]:
+    """Run one burst of each network in this order; if the device gives up on the round, each network alone.
+
+    Args:
+        session: Open session of the device.
+        handles: Key -> handle of the loaded networks.
+        keys: Networks to run.
+        unit: Group, round and epoch of the bursts.
+        spec: How long a burst lasts.
+        attempts: How often these bursts have been tried, this time included.
+    """
+    try:
+        bursts = session.burst_round([handles[key] for key in keys], spec)
+    except MeasurementFailure as failure:
+        if len(keys) == 1:
+            return [Cell(keys[0], *unit, np.zeros(0), attempts=attempts, failure=(failure.kind, failure.detail))]
+        return [burst(session, handles, [key], unit, spec, attempts)[0] for key in keys]
+    return [Cell.from_burst(entry, key, unit, attempts) for entry, key in zip(bursts, keys, strict=True)]
+
+
+def visit(session: Any, handles: Mapping[str, str], keys: Sequence[str], unit: Unit, protocol: Protocol) -> list[Cell]:
+    """Measure a chunk of networks: one burst each, contended ones again while that is worth it."""
+    cells = burst(session, handles, keys, unit, protocol.burst)
+    for attempt in range(protocol.retries):
+        again = [index for index, cell in enumerate(cells) if cell.failure is None and contended(cell, protocol)]
+        if not again or len(again) > max(1.0, protocol.chronic_share * len(cells)):
+            break
+        repeated = burst(session, handles, [keys[index] for index in again], unit, protocol.burst, attempt + 2)
+        for index, cell in zip(again, repeated, strict=True):
+            better = cell.failure is None and disturbance(cell) < disturbance(cells[index])
+            cells[index] = cell if better else replace(cells[index], attempts=attempt + 2)
+    return cells
+
+
+def disturbance(cell: Cell) -> tuple[float, float]:
+    """Order bursts by how much other work disturbed them (never by how fast they were)."""
+    return (cell.pressure or 0.0, (cell.switches or 0) / max(len(cell.samples), 1))

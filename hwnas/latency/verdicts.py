@@ -1,0 +1,219 @@
+"""Measuring one model for a verdict: the budget's own statistic, with an interval, under the reference condition.
+
+The statistic is taken over all raw samples; its interval is a bootstrap over rounds, in which the correction by the
+canaries (see :mod:`hwnas.latency.measuring`) is resampled along with the model, so that what both share cancels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from hwnas import registry
+from hwnas.devices.models import ModelFiles
+from hwnas.errors import DeviceError, MeasurementFailure
+from hwnas.latency.analysis import disturbances, unknown_quality
+from hwnas.latency.canaries import CANARIES, build_canaries
+from hwnas.latency.estimation import Shift
+from hwnas.latency.measurement import Cell, Measurement
+from hwnas.latency.protocol import Protocol
+from hwnas.latency.resident import WARM_UP, exclusive, files_digest, limits_of, unit_of, visit
+from hwnas.latency.statistics import (
+    PERCENTILES,
+    FloatArray,
+    grade_of,
+    interval_of,
+    median_deviation,
+    percentiles_of,
+)
+from hwnas.targets import Target
+
+MODEL = "model"
+"""Row key of the model under test."""
+
+_FEWEST_ROUNDS = 3
+
+
+class _Rounds:
+    """Bursts by round of the model and the canaries, and what follows from them."""
+
+    def __init__(self, protocol: Protocol, statistic: str, reference: Mapping[str, float] | None) -> None:
+        self.protocol = protocol
+        self.percent = PERCENTILES[statistic]
+        self.statistic = statistic
+        self.cells: list[Cell] = []
+        self.model: list[FloatArray] = []
+        self.canaries: list[list[float]] = []
+        known = [(reference or {}).get(name, float("nan")) for name in CANARIES]
+        self.reference: FloatArray = np.log(np.asarray(known, dtype=np.float64))
+
+    def add(self, cells: dict[str, Cell]) -> None:
+        self.cells.append(cells[MODEL])
+        self.model.append(cells[MODEL].samples)
+        self.canaries.append([float(np.median(cells[name].samples)) for name in CANARIES])
+
+    def _levels(self, logs: FloatArray, rounds: FloatArray) -> tuple[float, FloatArray]:
+        picked = [int(index) for index in rounds]
+        level = float(np.log(np.percentile(np.concatenate([self.model[index] for index in picked]), self.percent)))
+        return level, np.median(logs[picked], axis=0)
+
+    def estimate(self) -> tuple[dict[str, float], float]:
+        """Return raw, corrected and used value with the used one's interval, and the drift of the canaries."""
+        protocol, count = self.protocol, len(self.model)
+        rng = np.random.default_rng([protocol.seed, 3])
+        logs = np.log(np.asarray(self.canaries))
+        level, here = self._levels(logs, np.arange(count, dtype=np.float64))
+        draws = [
+            self._levels(logs, rng.integers(0, count, size=count).astype(np.float64)) for _ in range(protocol.resamples)
+        ]
+        levels = np.array([entry for entry, _ in draws])
+        canary_draws = np.stack([entry for _, entry in draws])
+        shift = Shift.between(here, np.std(canary_draws, axis=0), self.reference)
+        corrected = level - float(shift.at(np.array([level]))[0][0])
+        use = shift.significant
+        if use:
+            levels = levels - np.array(
+                [
+                    float(Shift.between(row, np.zeros_like(row), self.reference).at(np.array([entry]))[0][0])
+                    for entry, row in zip(levels, canary_draws, strict=True)
+                ]
+            )
+        used = corrected if use else level
+        low, high = interval_of(np.array([used]), levels[:, None], count, protocol.confidence)
+        drift = float(np.exp(np.ptp(np.percentile(np.mean(logs, axis=1), [5.0, 95.0]))) - 1.0)
+        values = {"raw": level, "corrected": corrected, "value": used, "low": float(low[0]), "high": float(high[0])}
+        return {name: float(np.exp(value)) for name, value in values.items()} | {"shifted": float(use)}, drift
+
+    def enough(self, values: dict[str, float], budget: float | None) -> bool:
+        """Whether the interval is narrow enough, and says on which side of the budget the model is."""
+        if len(self.model) < self.protocol.min_rounds:
+            return False
+        narrow = (values["high"] - values["low"]) / (2.0 * values["value"]) <= self.protocol.target_half_width
+        decided = budget is None or values["high"] <= budget or values["low"] > budget
+        return narrow and decided
+
+
+def measure_model(
+    session: Any,
+    files: ModelFiles,
+    target: Target,
+    protocol: Protocol | None = None,
+    statistic: str = "p50",
+    budget_ms: float | None = None,
+    *,
+    reference: Mapping[str, float] | None = None,
+) -> Measurement:
+    """Measure one model with the canaries beside it.
+
+    Stops when the interval's half-width is at most ``protocol.target_half_width`` and, with a budget, the budget lies
+    outside it; or after ``protocol.rounds`` rounds (then marked ``unconverged``).
+
+    Args:
+        session: Open session of the device.
+        files: The model.
+        target: What it runs on.
+        protocol: How it is measured; 30 rounds unless given.
+        statistic: The budget's statistic: ``p50``, ``p90`` or ``p99``.
+        budget_ms: The budget, in the session's unit.
+        reference: Canary latencies of the target's latency table; without it nothing is normalised.
+
+    Returns:
+        The measurement; one with ``failure`` set if the model cannot be measured.
+
+    Raises:
+        DeviceError: A canary cannot be measured.
+        ValueError: ``statistic`` is not one of those kept.
+    """
+    if statistic not in PERCENTILES:
+        raise ValueError(f"statistic={statistic!r} must be one of {', '.join(PERCENTILES)}")
+    protocol = protocol or Protocol(rounds=30)
+    with TemporaryDirectory(prefix="hwnas-canaries-") as folder, exclusive(session):
+        canaries = build_canaries(registry.load("backend", target.runtime), target, Path(folder))
+        handles: dict[str, str] = {}
+        try:
+            for name, built in canaries.items():
+                handles[name] = _load_canary(session, name, built, target)
+            try:
+                loaded = session.load(files, target)
+                handles[MODEL] = loaded.handle
+                result = _measure(session, handles, _Rounds(protocol, statistic, reference), budget_ms)
+            except MeasurementFailure as failure:
+                return Measurement.failed(MODEL, failure.kind, failure.detail, unit_of(session))
+        finally:
+            for handle in handles.values():
+                _unload(session, handle)
+    return replace(result, model_digest=files_digest(files), load_ms=loaded.load_ms)
+
+
+def _load_canary(session: Any, name: str, files: ModelFiles, target: Target) -> str:
+    try:
+        return str(session.load(files, target).handle)
+    except MeasurementFailure as failure:
+        raise DeviceError(f"{target} cannot load the reference network {name} ({failure}).") from failure
+
+
+def _unload(session: Any, handle: str) -> None:
+    try:
+        session.unload(handle)
+    except MeasurementFailure:
+        return
+
+
+def _measure(session: Any, handles: dict[str, str], rounds: _Rounds, budget: float | None) -> Measurement:
+    protocol = rounds.protocol
+    session.burst_round(list(handles.values()), WARM_UP)
+    failures: list[tuple[str, str]] = []
+    values: dict[str, float] = {}
+    drift = 0.0
+    converged = False
+    for number in range(protocol.rounds):
+        rng = np.random.default_rng([protocol.seed, 4, number])
+        order = [list(handles)[index] for index in rng.permutation(len(handles))]
+        cells = {cell.key: cell for cell in visit(session, handles, order, (0, number, 0), protocol)}
+        failed = [cell.failure for cell in cells.values() if cell.failure is not None]
+        if failed:
+            failures += failed
+            if len(failures) >= protocol.max_failures:
+                raise MeasurementFailure(*failures[-1])
+            continue
+        rounds.add(cells)
+        if len(rounds.model) >= _FEWEST_ROUNDS:
+            values, drift = rounds.estimate()
+            converged = rounds.enough(values, budget)
+        if converged:
+            break
+        time.sleep(protocol.pause_ms / 1000.0)
+    if not values:
+        raise MeasurementFailure("unstable", f"fewer than {_FEWEST_ROUNDS} of {protocol.rounds} rounds succeeded")
+    return _measurement(session, rounds, values, drift, converged)
+
+
+def _measurement(session: Any, rounds: _Rounds, values: dict[str, float], drift: float, converged: bool) -> Measurement:
+    samples = np.concatenate(rounds.model)
+    disturbed = disturbances(rounds.cells, rounds.protocol, drift, limits_of(session))
+    percentiles = percentiles_of(samples)
+    good = not unknown_quality(disturbed)
+    return Measurement(
+        key=MODEL,
+        value=values["value"],
+        low=values["low"],
+        high=values["high"],
+        unit=unit_of(session),
+        statistic=rounds.statistic,
+        estimator=f"{rounds.statistic}-raw" + ("-shifted" if values["shifted"] else ""),
+        percentiles=percentiles,
+        floor=percentiles["p1"],
+        mad=median_deviation(samples),
+        count=len(samples),
+        rounds=len(rounds.model),
+        grade=grade_of(values["value"], values["low"], values["high"], good),
+        disturbed=disturbed + (() if converged else ("unconverged",)),
+        raw_value=values["raw"],
+        corrected_value=values["corrected"],
+    )

@@ -1,0 +1,180 @@
+"""What a run folder holds, read tolerant of what is not there yet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hwnas.artifacts.manifest import Manifest, read_manifest
+from hwnas.errors import ArtifactError, ConfigError
+from hwnas.targets import Target
+
+
+@dataclass(frozen=True)
+class ArtifactData:
+    """One artifact of the run: its folder's name, manifest, and ``(block, milliseconds)`` in order of execution."""
+
+    identifier: str
+    manifest: Manifest
+    blocks: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class TargetData:
+    """One target of the run.
+
+    Attributes:
+        name: Target as text.
+        budget: ``{"max_ms", "relative", "statistic"}`` of the run file, or None.
+        cost: Column of this target in the costs of archive members, or None.
+        rows: Rows of its latency table.
+        evaluation: Content of ``evaluation.json``, or empty.
+        artifacts: Artifacts for this target.
+    """
+
+    name: str
+    budget: dict[str, Any] | None
+    cost: int | None
+    rows: int
+    evaluation: dict[str, Any]
+    artifacts: tuple[ArtifactData, ...]
+
+    @property
+    def max_ms(self) -> float | None:
+        """Budget in milliseconds: of the run file, or (relative budgets) as resolved for the artifacts."""
+        if self.budget and self.budget.get("max_ms"):
+            return float(self.budget["max_ms"])
+        return next((entry.max_ms for found in self.artifacts for entry in found.manifest.budgets), None)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything the report shows; ``problems`` are files that exist but could not be read."""
+
+    name: str
+    config: dict[str, Any]
+    targets: tuple[TargetData, ...]
+    archive: tuple[dict[str, Any], ...] = ()
+    history: tuple[dict[str, Any], ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    winners: tuple[dict[str, Any], ...] = ()
+    artifacts: tuple[ArtifactData, ...] = ()
+    steps: tuple[dict[str, Any], ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Reader:
+    """Reads files below one folder; what exists but is broken is noted in ``problems`` by its relative name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: list[str] = []
+
+    def _note(self, path: Path, why: object) -> None:
+        self.problems.append(f"{path.relative_to(self.folder).as_posix()} could not be read: {why}")
+
+    def mapping(self, path: Path) -> dict[str, Any]:
+        """Return a JSON or YAML mapping, empty if absent or broken."""
+        if not path.is_file():
+            return {}
+        try:
+            text = path.read_text(encoding="utf-8")
+            value = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+            self._note(path, error)
+            return {}
+        if not isinstance(value, dict):
+            self._note(path, f"expected a mapping, got {type(value).__name__}")
+            return {}
+        return value
+
+    def lines(self, path: Path) -> tuple[dict[str, Any], ...]:
+        """Return the records of a JSON Lines file; a last line cut short by a crash is dropped without a word."""
+        if not path.is_file():
+            return ()
+        records = []
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            self._note(path, error)
+            return ()
+        for number, line in enumerate(lines, start=1):
+            try:
+                if line.strip():
+                    records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    self._note(path, f"line {number}: {error}")
+        return tuple(record for record in records if isinstance(record, dict))
+
+    def artifact(self, folder: Path) -> ArtifactData | None:
+        """Return one artifact, or None with a note."""
+        try:
+            manifest = read_manifest(folder)
+        except ArtifactError as error:
+            self._note(folder / "manifest.json", str(error).replace(f"{self.folder}/", ""))
+            return None
+        entries = self.mapping(folder / "blocks.json").get("blocks", [])
+        try:
+            blocks = tuple((str(entry["name"]), float(entry["ms"])) for entry in entries)
+        except (TypeError, KeyError, ValueError) as error:
+            self._note(folder / "blocks.json", repr(error))
+            blocks = ()
+        return ArtifactData(folder.name, manifest, blocks)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir()) if folder.is_dir() else []
+
+
+def _target_names(config: dict[str, Any], artifacts: tuple[ArtifactData, ...]) -> dict[str, dict[str, Any] | None]:
+    """Return targets of the run file in order (their budgets), then those only artifacts have."""
+    named: dict[str, dict[str, Any] | None] = {}
+    for entry in config.get("targets") or []:
+        if not isinstance(entry, dict) or "target" not in entry:
+            continue
+        try:
+            named[str(Target.parse(str(entry["target"])))] = entry.get("budget")
+        except ConfigError:
+            named[str(entry["target"])] = entry.get("budget")
+    for found in artifacts:
+        named.setdefault(found.manifest.target, None)
+    return named
+
+
+def read_run(folder: Path) -> RunData:
+    """Read a run folder; nothing outside it is touched."""
+    reader = Reader(folder)
+    config = reader.mapping(folder / "run.yaml")
+    found = (reader.artifact(path) for path in _subfolders(folder / "artifacts"))
+    artifacts = tuple(artifact for artifact in found if artifact is not None)
+    targets = []
+    configured = len(config.get("targets") or [])
+    for index, (name, budget) in enumerate(_target_names(config, artifacts).items()):
+        tables = folder / "tables" / name.replace("/", "--")
+        targets.append(
+            TargetData(
+                name=name,
+                budget=budget,
+                cost=index if index < configured else None,
+                rows=len(reader.lines(tables / "table.jsonl")),
+                evaluation=reader.mapping(tables / "evaluation.json"),
+                artifacts=tuple(artifact for artifact in artifacts if artifact.manifest.target == name),
+            )
+        )
+    return RunData(
+        name=str(config.get("name") or folder.resolve().name),
+        config=config,
+        targets=tuple(targets),
+        archive=reader.lines(folder / "archive.jsonl"),
+        history=reader.lines(folder / "search_history.jsonl"),
+        training=reader.mapping(folder / "supernet" / "train.json"),
+        winners=tuple(reader.mapping(path / "winner.json") for path in _subfolders(folder / "winners")),
+        artifacts=artifacts,
+        steps=reader.lines(folder / "steps.jsonl"),
+        problems=tuple(reader.problems),
+    )

@@ -1,0 +1,1 @@
+"""Supernets: weight sharing, training by progressive shrinking, extraction, recalibration and evaluation."""

@@ -1,0 +1,59 @@
+"""How long training will take, from a few timed steps."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwnas.config import TrainSection
+from hwnas.datasets.data import ImageData
+from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
+from hwnas.supernets.evaluation import check_fits
+from hwnas.supernets.steps import BatchOrder, LossSetting, accumulate, stream
+from hwnas.supernets.trainer import MobileNetSupernet, training_steps
+
+TEACHER_SHARE = 1 / 3
+"""A forward pass is about a third of a training step."""
+
+SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class TrainEstimate:
+    """What training would cost here.
+
+    Attributes:
+        steps: Optimiser steps.
+        seconds: Expected time on this machine as loaded now; a rough figure.
+    """
+
+    steps: int
+    seconds: float
+
+
+def estimate_training(supernet: MobileNetSupernet, data: ImageData, section: TrainSection) -> TrainEstimate:
+    """Time the smallest and the largest network on a copy of the supernet, and add up the schedule by their MACs.
+
+    Raises:
+        SpaceError: The space does not fit the data.
+        ConfigError: A phase cannot be used.
+    """
+    check_fits(supernet.space, data)
+    space = supernet.space
+    assert isinstance(space, MobileNetV3Space)
+    work = copy.deepcopy(supernet).train()
+    ends = (space.smallest, space.largest)
+    times = [_step_seconds(work, data, section, architecture) for architecture in ends]
+    macs = [float(space.graph(architecture).macs) for architecture in ends]
+    slope = max(0.0, times[1] - times[0]) / max(1.0, macs[1] - macs[0])
+    steps, seconds = 0, 0.0
+    for phase, count in training_steps(section, data, space):
+        mean = np.mean([_sample_macs(space, phase.sample, index) for index in range(SAMPLES)])
+        one = max(0.0, times[0] + slope * (float(mean) - macs[0]))
+        teacher = times[1] * TEACHER_SHARE if phase.distil and section.distillation else 0.0
+        seconds += count * (phase.subnets * one + teacher)
+        steps += count
+    return TrainEstimate(steps, seconds)

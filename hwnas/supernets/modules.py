@@ -1,0 +1,152 @@
+"""The torch modules of a MobileNetV3 network; their paths are the names of the layer graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.spaces.mobilenetv3_plan import BlockPlan
+
+BN_MOMENTUM = 0.1
+BN_EPS = 1e-5
+
+
+def activation(name: str) -> nn.Module:
+    """Return the module of an activation: ``relu`` or ``hswish``."""
+    return nn.Hardswish() if name == "hswish" else nn.ReLU()
+
+
+class Add(nn.Module):
+    """Adds two tensors; a module so that the sum has a path."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return ``left + right``."""
+        return left + right
+
+
+class Mul(nn.Module):
+    """Multiplies two tensors; a module so that the product has a path."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return ``left * right``."""
+        return left * right
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch normalisation and, where named, an activation."""
+
+    act: nn.Module | None
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, act: str | None = None
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels, eps=BN_EPS, momentum=BN_MOMENTUM)
+        self.act = activation(act) if act else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[b, in, h, w]`` to ``[b, out, h/stride, w/stride]``."""
+        x = self.bn(self.conv(x))
+        return x if self.act is None else self.act(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Scales every channel by a gate computed from the channel means (Hu et al., CVPR 2018; hard sigmoid)."""
+
+    def __init__(self, channels: int, squeeze: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(channels, squeeze, 1)
+        self.act = nn.ReLU()
+        self.expand = nn.Conv2d(squeeze, channels, 1)
+        self.gate = nn.Hardsigmoid()
+        self.mul = Mul()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[b, c, h, w]``, each channel scaled."""
+        gate = self.gate(self.expand(self.act(self.reduce(self.pool(x)))))
+        scaled: Tensor = self.mul(x, gate)
+        return scaled
+
+
+class Bottleneck(nn.Module):
+    """Inverted bottleneck: expansion (absent in the first block), depthwise, squeeze-and-excitation, projection, sum."""
+
+    expand: ConvNorm | None
+    se: SqueezeExcite | None
+    add: Add | None
+
+    def __init__(self, plan: BlockPlan) -> None:
+        super().__init__()
+        mid, act = plan.mid_channels, plan.activation
+        self.expand = ConvNorm(plan.in_channels, mid, 1, act=act) if plan.op == "mbconv" else None
+        self.depth = ConvNorm(mid, mid, plan.kernel, plan.stride, groups=mid, act=act)
+        self.se = SqueezeExcite(mid, plan.squeeze) if plan.squeeze else None
+        self.project = ConvNorm(mid, plan.out_channels, 1)
+        self.add = Add() if plan.residual else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[b, in, h, w]`` to ``[b, out, h/stride, w/stride]``."""
+        hidden = self.depth(x if self.expand is None else self.expand(x))
+        if self.se is not None:
+            hidden = self.se(hidden)
+        hidden = self.project(hidden)
+        result: Tensor = hidden if self.add is None else self.add(hidden, x)
+        return result
+
+
+class Mix(nn.Module):
+    """The feature mix of the head: 1x1 convolution on pooled features, no batch normalisation, h-swish."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.act = nn.Hardswish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[b, in, 1, 1]`` to ``[b, out, 1, 1]``."""
+        mixed: Tensor = self.act(self.conv(x))
+        return mixed
+
+
+class Head(nn.Module):
+    """Final expansion, global average pool, feature mix, classifier."""
+
+    def __init__(self, plan: BlockPlan) -> None:
+        super().__init__()
+        self.expand = ConvNorm(plan.in_channels, plan.mid_channels, 1, act=plan.activation)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.mix = Mix(plan.mid_channels, plan.out_channels)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(plan.out_channels, plan.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[b, c, h, w]`` to logits ``[b, classes]``."""
+        logits: Tensor = self.classifier(self.flatten(self.mix(self.pool(self.expand(x)))))
+        return logits
+
+
+def make_block(plan: BlockPlan) -> nn.Module:
+    """Return the module of a block."""
+    if plan.op == "stem":
+        return ConvNorm(plan.in_channels, plan.out_channels, plan.kernel, plan.stride, act=plan.activation)
+    return Head(plan) if plan.op == "head" else Bottleneck(plan)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, seed: int) -> None:
+    """Fill every convolution (He, fan-out), batch normalisation (1, 0) and linear layer from a generator of ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", generator=generator)
+        elif isinstance(part, nn.Linear):
+            bound = part.in_features**-0.5
+            nn.init.uniform_(part.weight, -bound, bound, generator=generator)
+        elif isinstance(part, nn.BatchNorm2d):
+            part.reset_parameters()
+            continue
+        bias = getattr(part, "bias", None)
+        if isinstance(bias, Tensor):
+            nn.init.zeros_(bias)

@@ -1,0 +1,102 @@
+"""One architecture as a plain ``nn.Module``: nothing elastic left in it, module paths equal to the layer graph's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hwnas.spaces.mobilenetv3 import MobileNetV3Space
+from hwnas.spaces.mobilenetv3_plan import MobileNetV3Architecture
+from hwnas.supernets.modules import ConvNorm, initialise, make_block
+
+FloatArray = NDArray[np.float32]
+
+
+class StaticNetwork(nn.Module):
+    """The network of one architecture.
+
+    Every layer ``L`` of ``space.graph(architecture)`` but the input is computed by the module at path ``L``.
+
+    Attributes:
+        space: The space the architecture belongs to.
+        architecture: What the network is.
+    """
+
+    def __init__(self, space: MobileNetV3Space, architecture: MobileNetV3Architecture) -> None:
+        super().__init__()
+        self.space = space
+        self.architecture = architecture
+        stages: list[list[nn.Module]] = [[] for _ in space.stages]
+        for plan in space.plan(architecture):
+            if plan.op == "mbconv":
+                stages[int(plan.name.split(".")[1])].append(make_block(plan))
+            else:
+                self.add_module(plan.name, make_block(plan))
+        self.stages = nn.ModuleList(nn.ModuleList(blocks) for blocks in stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``[b, c, r, r]`` to logits ``[b, classes]``; any side of at least one pixel runs."""
+        x = self.get_submodule("first")(self.get_submodule("stem")(x))
+        for stage in self.stages:
+            assert isinstance(stage, nn.ModuleList)
+            for block in stage:
+                x = block(x)
+        logits: Tensor = self.get_submodule("head")(x)
+        return logits
+
+
+def build_network(space: MobileNetV3Space, architecture: MobileNetV3Architecture, seed: int = 0) -> StaticNetwork:
+    """Return the network of ``architecture`` with fresh weights drawn from ``seed``, in the channels-last format.
+
+    Raises:
+        SpaceError: The architecture is not of the space.
+    """
+    with torch.device("meta"):
+        network = StaticNetwork(space, architecture)
+    network = network.to_empty(device="cpu")
+    initialise(network, seed)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def network_from_tensors(
+    space: MobileNetV3Space, architecture: MobileNetV3Architecture, tensors: Mapping[str, Tensor]
+) -> StaticNetwork:
+    """Return the network of ``architecture`` that owns ``tensors`` (state-dict names), without a copy."""
+    with torch.device("meta"):
+        network = StaticNetwork(space, architecture)
+    network.load_state_dict(dict(tensors), assign=True)
+    return network.requires_grad_(True)
+
+
+@torch.no_grad()
+def folded_weights(module: nn.Module) -> dict[str, tuple[FloatArray, FloatArray | None]]:
+    """Return weight and bias of every convolution and linear layer by path, batch normalisation folded in.
+
+    Folding is done in float64. Weights are ``[out, in/groups, k, k]`` or ``[out, in]``; the bias is None where the layer
+    graph says there is none.
+    """
+    folded: dict[str, tuple[FloatArray, FloatArray | None]] = {}
+    for path, part in module.named_modules():
+        if isinstance(part, ConvNorm):
+            folded[f"{path}.conv" if path else "conv"] = _fold(part)
+        elif isinstance(part, (nn.Conv2d, nn.Linear)) and path not in folded:
+            bias = None if part.bias is None else _array(part.bias)
+            folded[path] = (_array(part.weight), bias)
+    return folded
+
+
+def _fold(part: ConvNorm) -> tuple[FloatArray, FloatArray]:
+    bn = part.bn
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
+    weight = part.conv.weight.double() * scale[:, None, None, None]
+    return _array(weight), _array(bn.bias.double() - bn.running_mean.double() * scale)
+
+
+def _array(tensor: Tensor) -> FloatArray:
+    return tensor.detach().float().contiguous().cpu().numpy().copy()

@@ -1,0 +1,180 @@
+"""The loop of progressive shrinking: phases, steps, checkpoints.
+
+Sources: Cai et al., "Once-for-All" (ICLR 2020), section 3.3, for phases and loss; the teacher is the largest network as it
+stands when a phase begins (Sarti et al., "OFAv2", 2023: progressive teacher extraction).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.config import TrainSection
+from hwnas.datasets.data import ImageData
+from hwnas.progress import Advance
+from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
+from hwnas.supernets.base import Supernet
+from hwnas.supernets.checkpoints import (
+    Counters,
+    load_checkpoint,
+    module_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+    with_prefix,
+)
+from hwnas.supernets.phases import Phase, learning_rate_at, phases_of, steps_per_epoch
+from hwnas.supernets.steps import BatchOrder, LossSetting, accumulate, make_optimizer, resolution_stream, subnet_stream
+from hwnas.supernets.storage import load_tensors
+
+Sampling = Literal["uniform", "sandwich"]
+"""``uniform``: every network of a step is drawn at random. ``sandwich``: of two or more, the first is the phase's largest
+and the second its smallest."""
+
+NOT_IDENTITY = ("time_budget_minutes", "checkpoint_minutes")
+HISTORY_PER_PHASE = 20
+
+MobileNetSupernet = Supernet[MobileNetV3Architecture]
+
+
+def training_steps(section: TrainSection, data: ImageData, space: MobileNetV3Space) -> list[tuple[Phase, int]]:
+    """Return each phase with its number of steps."""
+    images = len(data.train)
+    return [(phase, phase.steps(images, section.batch_size)) for phase in phases_of(section, space)]
+
+
+class Trainer:
+    """The state of a training run and its one step."""
+
+    def __init__(
+        self, supernet: MobileNetSupernet, data: ImageData, section: TrainSection, folder: Path, sampling: Sampling
+    ) -> None:
+        assert isinstance(supernet.space, MobileNetV3Space)
+        self.space = supernet.space
+        self.supernet = supernet
+        self.section = section
+        self.folder = folder
+        self.sampling = sampling
+        self.schedule = training_steps(section, data, self.space)
+        self.total = sum(steps for _, steps in self.schedule)
+        self.batches = BatchOrder(data, section.batch_size, section.seed)
+        self.epoch_steps = steps_per_epoch(len(data.train), section.batch_size)
+        self.counters = Counters()
+        self.teacher: nn.Module | None = None
+        self.optimizer = self._fresh_optimizer()
+        self.identity = {
+            "supernet": supernet.name,
+            "space": self.space.settings(),
+            "data": data.digest,
+            "augment": data.augment,
+            "sampling": sampling,
+            **{f"train.{k}": v for k, v in section.model_dump(mode="json").items() if k not in NOT_IDENTITY},
+        }
+
+    def _fresh_optimizer(self) -> torch.optim.SGD:
+        return make_optimizer(self.supernet, self.section.learning_rate, self.section.weight_decay)
+
+    @property
+    def phase(self) -> Phase:
+        return self.schedule[self.counters.phase][0]
+
+    @property
+    def widest(self) -> MobileNetV3Architecture:
+        return self.space.largest
+
+    def restore(self) -> bool:
+        """Take up the checkpoint of the folder, if there is one."""
+        found = load_checkpoint(self.folder, self.identity)
+        if found is None:
+            return False
+        self.counters, tensors = found
+        load_tensors(self.supernet, with_prefix("supernet", tensors), self.folder)
+        restore_optimizer(self.optimizer, self.supernet, with_prefix("momentum", tensors))
+        teacher = with_prefix("teacher", tensors)
+        if teacher:
+            self.teacher = self._largest()
+            load_tensors(self.teacher, teacher, self.folder)
+        return True
+
+    def checkpoint(self) -> None:
+        """Write everything the rest of the run depends on; momentum and teacher begin anew with a phase."""
+        tensors: dict[str, Tensor] = module_tensors("supernet", self.supernet)
+        if self.counters.step:
+            tensors |= optimizer_tensors("momentum", self.optimizer, self.supernet)
+            tensors |= module_tensors("teacher", self.teacher) if self.teacher is not None else {}
+        save_checkpoint(self.folder, self.identity, self.counters, tensors)
+
+    def _largest(self) -> nn.Module:
+        # The published script leaves the teacher in training mode: it normalises by the batch, so no recalibration.
+        return self.supernet.extract(self.widest).requires_grad_(False).train()
+
+    def begin_phase(self) -> None:
+        """Sort channels, choose the teacher, forget momentum."""
+        if self.phase.sort_stage is not None:
+            self.supernet.sort_channels(self.phase.sort_stage)
+        teaches = self.phase.distil and self.section.distillation > 0
+        self.teacher = self._largest() if teaches else None
+        self.optimizer = self._fresh_optimizer()
+
+    def step(self) -> float:
+        """Do one optimiser step and move the counters; returns the loss."""
+        counters, seed = self.counters, self.section.seed
+        index, step, steps = counters.phase, counters.step, self.schedule[counters.phase][1]
+        resolutions = self.space.resolutions
+        resolution = resolutions[int(resolution_stream(seed, index, step).integers(len(resolutions)))]
+        warmup = min(round(self.section.warmup_epochs * self.epoch_steps), steps // 5)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, steps, warmup, self.phase.learning_rate)
+        self.optimizer.zero_grad()
+        batch = self.batches.batch(index, step, resolution)
+        architectures = [self._draw(index, step, subnet) for subnet in range(self.phase.subnets)]
+        setting = LossSetting(self.section.label_smoothing, self.section.distillation)
+        loss = accumulate(self.supernet, architectures, batch, self.teacher, setting)
+        self.optimizer.step()
+        self._count(loss, steps)
+        return loss
+
+    def _draw(self, index: int, step: int, subnet: int) -> MobileNetV3Architecture:
+        widths = self.space.widths
+        if self.sampling == "sandwich" and self.phase.subnets > 1 and subnet < 2:
+            return self.phase.extreme(self.space, widths[-1 if subnet == 0 else 0], largest=subnet == 0)
+        width = widths[(step + subnet) % len(widths)]
+        return self.phase.sample(self.space, subnet_stream(self.section.seed, index, step, subnet), width)
+
+    def _count(self, loss: float, steps: int) -> None:
+        counters = self.counters
+        counters.step += 1
+        counters.done += 1
+        counters.loss_sum += loss
+        counters.loss_count += 1
+        if counters.loss_count >= max(1, steps // HISTORY_PER_PHASE) or counters.step == steps:
+            counters.history.append([counters.done, counters.loss_sum / counters.loss_count])
+            counters.loss_sum, counters.loss_count = 0.0, 0
+        if counters.step == steps:
+            counters.phase, counters.step = counters.phase + 1, 0
+            counters.complete = counters.phase == len(self.schedule)
+
+    def run(self, advance: Advance) -> bool:
+        """Train to the end or until the time budget is spent; returns whether it came to the end."""
+        start = saved = time.monotonic()
+        before = self.counters.seconds
+        budget = (self.section.time_budget_minutes or float("inf")) * 60
+        self.supernet.train()
+        while not self.counters.complete:
+            if self.counters.step == 0:
+                self.begin_phase()
+            name, loss = self.phase.name, self.step()
+            now = time.monotonic()
+            self.counters.seconds = before + now - start
+            advance(1, f"{name}, loss {loss:.3f}")
+            out_of_time = now - start >= budget and not self.counters.complete
+            if self.counters.step == 0 or out_of_time or now - saved >= self.section.checkpoint_minutes * 60:
+                self.checkpoint()
+                saved = time.monotonic()
+            if out_of_time:
+                return False
+        return True

@@ -1,0 +1,124 @@
+"""Supernet training by progressive shrinking: resumable at any time, to the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hwnas.config import TrainSection
+from hwnas.datasets.data import ImageData
+from hwnas.files import read_json, write_json
+from hwnas.progress import Advance, progress_bar
+from hwnas.supernets.adaptation import AdaptReport, adapt
+from hwnas.supernets.evaluation import AccuracyEvaluator, check_fits
+from hwnas.supernets.phases import phases_of
+from hwnas.supernets.steps import stream
+from hwnas.supernets.trainer import MobileNetSupernet, Sampling, Trainer, training_steps
+
+__all__ = ["AdaptReport", "Sampling", "TrainReport", "adapt", "phases_of", "train_supernet", "training_steps"]
+
+REPORT = "training.json"
+RANDOM_REPORTED = 3
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What training came to.
+
+    Attributes:
+        complete: Every step of every phase was done.
+        steps: Steps done.
+        steps_total: Steps of the schedule.
+        seconds: Time spent over all starts.
+        phases: Name and steps of each phase.
+        history: ``[steps done, mean loss]``.
+        accuracies: Validation accuracy after recalibration: ``largest``, ``smallest``, ``random-0``, ...
+        note: A sentence for the person, empty when there is nothing to say.
+    """
+
+    complete: bool
+    steps: int
+    steps_total: int
+    seconds: float
+    phases: list[dict[str, Any]]
+    history: list[list[float]]
+    accuracies: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+def train_supernet(
+    supernet: MobileNetSupernet,
+    data: ImageData,
+    section: TrainSection,
+    folder: Path,
+    *,
+    progress: Advance | None = None,
+    sampling: Sampling = "uniform",
+) -> TrainReport:
+    """Train a supernet, or go on where an earlier call was stopped.
+
+    Checkpoints are kept in ``folder`` (every ``section.checkpoint_minutes`` and at the end of each phase) and lead to the
+    same weights as an undisturbed run. At the end, or when ``section.time_budget_minutes`` of this call are spent, the
+    weights are saved there (``supernet.json``) and the report (``training.json``).
+
+    Args:
+        supernet: Its present weights are the start, unless ``folder`` holds a checkpoint.
+        data: The images.
+        section: Phases, epochs, rates, seeds.
+        folder: Created if absent.
+        progress: Told of every step; None shows a bar of its own. :func:`training_steps` gives the number of steps.
+        sampling: How the networks of a step are drawn.
+
+    Raises:
+        SpaceError: The space does not fit the data.
+        ConfigError: A phase cannot be used, or the loss is not finite.
+        RunFolderError: ``folder`` holds the training of another configuration.
+        StorageError: Writing failed.
+    """
+    check_fits(supernet.space, data)
+    trainer = Trainer(supernet, data, section, folder, sampling)
+    resumed = trainer.restore()
+    if resumed and trainer.counters.complete and (folder / REPORT).exists():
+        return TrainReport(**read_json(folder / REPORT))
+    if progress is None:
+        with progress_bar("training the supernet", trainer.total) as advance:
+            advance(trainer.counters.done, "")
+            trainer.run(advance)
+    else:
+        progress(trainer.counters.done, "")
+        trainer.run(progress)
+    return _report(trainer, data)
+
+
+def _report(trainer: Trainer, data: ImageData) -> TrainReport:
+    counters, section = trainer.counters, trainer.section
+    note = ""
+    if not counters.complete:
+        note = (
+            f"stopped by train.time_budget_minutes={section.time_budget_minutes:g} after {counters.done} of "
+            f"{trainer.total} steps, in phase {trainer.phase.name!r}; later phases are not trained. "
+            "Give the same command again to go on."
+        )
+    report = TrainReport(
+        complete=counters.complete,
+        steps=counters.done,
+        steps_total=trainer.total,
+        seconds=counters.seconds,
+        phases=[{"name": phase.name, "steps": steps} for phase, steps in trainer.schedule],
+        history=counters.history,
+        accuracies=_accuracies(trainer, data),
+        note=note,
+    )
+    trainer.supernet.save(trainer.folder, {"steps": counters.done, "complete": counters.complete})
+    write_json(trainer.folder / REPORT, asdict(report))
+    return report
+
+
+def _accuracies(trainer: Trainer, data: ImageData) -> dict[str, float]:
+    space = trainer.space
+    evaluator = AccuracyEvaluator(trainer.supernet, data, bn_images=trainer.section.bn_images)
+    rows = space.sample(stream(trainer.section.seed), RANDOM_REPORTED)
+    named = {"largest": space.largest, "smallest": space.smallest}
+    named |= {f"random-{index}": space.decode(row) for index, row in enumerate(rows)}
+    return {name: evaluator.evaluate(architecture) for name, architecture in named.items()}

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwnas.config import RunConfig
+from hwnas.errors import RunFolderError
+from hwnas.runs.folder import RunFolder
+
+
+def config(**changes: object) -> RunConfig:
+    base = {"name": "r", "data": {"source": "digits"}, "targets": [{"target": "local/onnxruntime-fp32"}]}
+    return RunConfig.model_validate({**base, **changes})
+
+
+def test_a_matching_folder_is_resumed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r", config())
+    with folder.step("train"):
+        pass
+    assert [step["step"] for step in RunFolder(tmp_path / "r", config()).steps] == ["train"]
+
+
+def test_a_step_that_fails_is_not_logged(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r", config())
+    with pytest.raises(ValueError, match="stop"), folder.step("train"):
+        raise ValueError("stop")
+    assert folder.steps == []
+
+
+def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "r", config())
+    before = (tmp_path / "r" / "run.yaml").read_bytes()
+    with pytest.raises(RunFolderError, match="seed: 0 there, 3 asked"):
+        RunFolder(tmp_path / "r", config(seed=3))
+    assert (tmp_path / "r" / "run.yaml").read_bytes() == before
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.tex").write_text("x")
+    with pytest.raises(RunFolderError, match=r"thesis\.tex"):
+        RunFolder(tmp_path / "r", config())
+
+
+def test_a_damaged_run_file_is_named(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "r", config())
+    (tmp_path / "r" / "run.yaml").write_text("name: [")
+    with pytest.raises(RunFolderError, match="damaged"):
+        RunFolder(tmp_path / "r", config())
+
+
+def test_two_processes_cannot_share_a_run(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path / "r", config()), RunFolder(tmp_path / "r", config())
+    with first.lock(), pytest.raises(RunFolderError, match="another process"), second.lock():
+        pass
