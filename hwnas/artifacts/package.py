@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from hwnas.artifacts.manifest import MANIFEST, FileEntry, Manifest, Role, inside, parse_manifest, read_manifest
+from hwnas.artifacts.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
+from hwnas.artifacts.records import FileEntry, Role, inside
 from hwnas.devices.models import ModelFiles
 from hwnas.errors import ArtifactError
 from hwnas.files import atomic_open, explain_os_errors, sha256_file

@@ -6,28 +6,20 @@ runtime fuses can be traced back to blocks. Batch normalisation is already folde
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from hwnas.errors import ModelFileError
+from hwnas.backends.naming import INPUT, OUTPUT, tensor_names
+from hwnas.backends.synthetic import WeightPool, Weights, float_weights
 from hwnas.spaces.graph import Layer, LayerGraph
-
-FloatArray = NDArray[np.float32]
-Weights = Mapping[str, tuple[NDArray[Any], NDArray[Any] | None]]
-"""Layer name -> (weight, bias), in the shapes of ``Layer.weight_shape`` and ``(out,)``."""
 
 OPSET = 17
 """Knows HardSwish (14) and is fused well by ONNX Runtime and OpenVINO."""
 IR_VERSION = 8
-INPUT = "input"
-OUTPUT = "output"
 
 _NODES: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
@@ -38,67 +30,6 @@ _NODES: dict[str, tuple[str, dict[str, Any]]] = {
     "add": ("Add", {}),
     "mul": ("Mul", {}),
 }
-
-
-def tensor_names(graph: LayerGraph) -> dict[str, str]:
-    """Return layer name -> name of the tensor it produces."""
-    names = {layer.name: layer.name for layer in graph.layers}
-    names[graph.layers[-1].name] = OUTPUT
-    names[graph.layers[0].name] = INPUT
-    return names
-
-
-class WeightPool:
-    """Random weights cut from one array of standard normal numbers, so that building a network draws none.
-
-    Args:
-        seed: Seed of the pool; equal seeds give equal weights for equal layers in equal order.
-    """
-
-    size = 262_139  # a prime, so that rows of a large weight do not repeat
-
-    def __init__(self, seed: int) -> None:
-        values = np.random.default_rng(seed).standard_normal(self.size, dtype=np.float32)
-        self._values = np.concatenate([values, values])
-        self._offset = 0
-
-    def take(self, count: int) -> FloatArray:
-        """Return ``count`` values of unit variance, float32 ``[count]``; the next call goes on behind them."""
-        start, self._offset = self._offset, (self._offset + count) % self.size
-        values = self._values[start : start + self.size]
-        return values[:count] if count <= self.size else np.resize(values, count)
-
-    def layer(self, layer: Layer) -> tuple[FloatArray, FloatArray | None]:
-        """Return weight and bias of a layer, scaled so that activations neither vanish nor explode (He et al. 2015)."""
-        shape = layer.weight_shape
-        scale = math.sqrt(2 / math.prod(shape[1:]))
-        weight = (self.take(math.prod(shape)) * np.float32(scale)).reshape(shape)
-        bias = self.take(shape[0]) * np.float32(0.1) if layer.bias else None
-        return weight, bias
-
-
-def layer_weights(layer: Layer, pool: WeightPool, weights: Weights | None) -> tuple[FloatArray, FloatArray | None]:
-    """Return weight and bias of a layer: the given ones, else random ones.
-
-    Raises:
-        ModelFileError: Weights were given, but not this layer's, or in another shape.
-    """
-    if weights is None:
-        return pool.layer(layer)
-    if layer.name not in weights:
-        raise ModelFileError(f"weights of layer {layer.name!r} are missing; given: {', '.join(list(weights)[:5])}, ...")
-    weight, bias = weights[layer.name]
-    weight = np.ascontiguousarray(weight, dtype=np.float32)
-    if weight.shape != layer.weight_shape:
-        raise ModelFileError(f"weight of layer {layer.name!r} has shape {weight.shape}, not {layer.weight_shape}.")
-    if bias is None:
-        if layer.bias:
-            raise ModelFileError(f"layer {layer.name!r} has a bias in the graph, but no bias was given.")
-        return weight, None
-    bias = np.ascontiguousarray(bias, dtype=np.float32)
-    if bias.shape != (layer.shape[0],):
-        raise ModelFileError(f"bias of layer {layer.name!r} has shape {bias.shape}, not {(layer.shape[0],)}.")
-    return weight, bias
 
 
 def raw_tensor(name: str, array: NDArray[Any]) -> TensorProto:
@@ -190,7 +121,7 @@ def build_fp32(graph: LayerGraph, *, batch: int = 1, seed: int = 0, weights: Wei
     for layer in graph.layers[1:]:
         parameters = []
         if layer.weight_shape:
-            weight, bias = layer_weights(layer, pool, weights)
+            weight, bias = float_weights(layer, pool, weights)
             parameters.append(parts.constant(f"{layer.name}.weight", weight))
             if bias is not None:
                 parameters.append(parts.constant(f"{layer.name}.bias", bias))

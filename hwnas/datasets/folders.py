@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -82,7 +83,7 @@ class ImageFolderSource(Source):
         path: A folder, ``.tar``, ``.tar.xz``, ``.tar.gz``, ``.tar.bz2`` or ``.zip``.
 
     Raises:
-        DataError: It does not exist, is not an archive that can be read, or has no usable layout.
+        DataError: It does not exist or is not an archive; when listed: it is damaged or has no usable layout.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,19 +93,29 @@ class ImageFolderSource(Source):
             raise DataError(f"{path} is neither a folder nor an archive ({', '.join(ARCHIVE_SUFFIXES)}).")
         self.path = path
         self.name = stem_of(path) if path.is_file() else (path.resolve().name or "images")
-        files, folders = list_archive(path) if path.is_file() else list_folder(path)
-        self.entries = layout(files, folders, path)
-        counts = Counter(entry.label for entry in self.entries if entry.part == TRAIN)
-        self.classes = sorted(counts)
-        self._check(counts)
 
-    def _check(self, counts: Counter[str]) -> None:
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The pictures, sorted by name; listed when first asked for, since a cached archive need not be."""
+        path = self.path
+        files, folders = list_archive(path) if path.is_file() else list_folder(path)
+        entries = layout(files, folders, path)
+        self._check(entries)
+        return entries
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes, sorted."""
+        return sorted({entry.label for entry in self.entries if entry.part == TRAIN})
+
+    def _check(self, entries: Sequence[Entry]) -> None:
+        counts = Counter(entry.label for entry in entries if entry.part == TRAIN)
         if len(counts) < 2:
-            raise DataError(f"{self.path} has one class only ({self.classes[0]!r}); expected {_LAYOUTS}.")
+            raise DataError(f"{self.path} has {len(counts)} class ({', '.join(counts)}); expected {_LAYOUTS}.")
         for label, count in sorted(counts.items()):
             if count < 2:
                 raise DataError(f"{self.path}: class {label!r} has a single picture; a class needs at least two.")
-        for entry in self.entries:
+        for entry in entries:
             if entry.label not in counts:
                 raise DataError(f"{self.path}: class {entry.label!r} of {entry.name!r} has no training pictures.")
 

@@ -76,6 +76,8 @@ def _to_colour(images: NDArray[np.uint8], folder: Path | None) -> NDArray[np.uin
 
 def _decode(source: Source, size: int, folder: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     count = len(source.parts())
+    if not count:
+        raise DataError(f"{source.name} holds no images.")
     labels = np.zeros(count, dtype=np.int64)
     images: NDArray[np.uint8] | None = None
     seen = np.zeros(count, dtype=bool)
@@ -90,7 +92,7 @@ def _decode(source: Source, size: int, folder: Path | None) -> tuple[NDArray[np.
             labels[row] = label
             seen[row] = True
             advance(1, "")
-    if images is None or not seen.all():
+    if images is None or not seen.all():  # for example a member that an archive lists but does not store
         raise DataError(f"{source.name}: {int((~seen).sum())} of {count} images could not be read.")
     return images, labels
 

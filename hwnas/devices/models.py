@@ -57,6 +57,8 @@ class LoadedModel:
         outputs: Outputs in order.
         load_ms: Time to open and compile it, milliseconds.
         peak_memory_bytes: Growth of the worker's peak resident memory while loading; None where unknown.
+        first_run_ms: Time of the first inference, milliseconds.
+        notes: How it really runs, as sentences (for example "20 of 23 compute kernels run quantised").
     """
 
     handle: str
@@ -69,6 +71,8 @@ class LoadedModel:
     outputs: tuple[TensorInfo, ...]
     load_ms: float
     peak_memory_bytes: int | None = None
+    first_run_ms: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from hwnas.errors import TableError
 from hwnas.latency.measurement import Measurement
+from hwnas.latency.statistics import FloatArray
 from hwnas.spaces.base import IntArray
 from hwnas.targets import Fingerprint
 
@@ -123,14 +126,14 @@ class LatencyRow:
         }
         if measurement.failure is not None:
             return cls(**common, failure=measurement.failure)
-        numbers = {name: float(getattr(measurement, name)) for name in (*_POSITIVE, "mad", "load_ms")}
+        numbers: dict[str, Any] = {name: float(getattr(measurement, name)) for name in (*_POSITIVE, "mad", "load_ms")}
         same = ("statistic", "estimator", "percentiles", "count", "rounds", "grade", "disturbed", "halves")
         kept = {name: getattr(measurement, name) for name in same}
         return cls(**common, **numbers, **kept, kernels=kernels or {})
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data without empty fields."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, (), {})}
+        return {name: value for name, value in asdict(self).items() if not _is_empty(value)}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str) -> LatencyRow:
@@ -199,9 +202,23 @@ class LatencyRow:
         return rules
 
 
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, (tuple, dict)) and not value)
+
+
 def _not_negative(values: Any) -> bool:
     return all(math.isfinite(value) and value >= 0 for value in values)
 
 
 def _required() -> str:
     return "key, encoding, split, identity, context and model_digest"
+
+
+def encodings_of(rows: Sequence[LatencyRow]) -> IntArray:
+    """Return the encodings of rows, ``[n, n_genes]``."""
+    return np.array([row.encoding for row in rows], dtype=np.int64)
+
+
+def latencies_of(rows: Sequence[LatencyRow]) -> FloatArray:
+    """Return the latencies of measured rows, ``[n]``."""
+    return np.array([row.latency for row in rows], dtype=np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ import numpy as np
 from hwnas.errors import ConfigError, TableError
 from hwnas.files import canonical_json, write_text
 from hwnas.latency.rows import LatencyRow, Split
-from hwnas.latency.statistics import FloatArray
-from hwnas.spaces.base import Architecture, IntArray, SearchSpace
+from hwnas.spaces.base import Architecture, SearchSpace
 from hwnas.targets import Fingerprint, Target
 
 SCHEMA = 1
@@ -212,16 +211,6 @@ class LatencyTable:
             if row.identity != header.fingerprint.identity_digest:
                 raise TableError(f"{path}, line {number}: row {row.key} was measured on another machine or setting.")
         return cls(header, tuple(rows))
-
-
-def encodings_of(rows: Sequence[LatencyRow]) -> IntArray:
-    """Return the encodings of rows, ``[n, n_genes]``."""
-    return np.array([row.encoding for row in rows], dtype=np.int64)
-
-
-def latencies_of(rows: Sequence[LatencyRow]) -> FloatArray:
-    """Return the latencies of measured rows, ``[n]``."""
-    return np.array([row.latency for row in rows], dtype=np.float64)
 
 
 def _better(row: LatencyRow, old: LatencyRow) -> bool:

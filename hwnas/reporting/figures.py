@@ -27,13 +27,13 @@ def _layout(x: str, y: str, height: int = 400) -> dict[str, Any]:
     return {
         "template": "none",
         "height": height,
-        "margin": {"l": 60, "r": 16, "t": 44, "b": 52},
+        "margin": {"l": 60, "r": 16, "t": 28, "b": 56},
         "font": {"family": _FONT, "size": 13, "color": INK},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "xaxis": {**axis, "title": {"text": x, "standoff": 10}},
         "yaxis": {**axis, "title": {"text": y, "standoff": 10}},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"},
         "hovermode": "closest",
     }
 
@@ -42,11 +42,7 @@ def _html(traces: Sequence[Any], layout: dict[str, Any], identifier: str) -> str
     import plotly.graph_objects as go
 
     figure = go.Figure(data=list(traces), layout=layout)
-    config = {
-        "responsive": True,
-        "displaylogo": False,
-        "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
-    }
+    config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=identifier))
 
 
@@ -68,20 +64,20 @@ def budget_line(layout: dict[str, Any], max_ms: float, label: str) -> None:
     ]  # fmt: skip
     layout["annotations"] = [
         {
-            "x": max_ms, "xref": "x", "y": 0.03, "yref": "paper", "text": label, "showarrow": False, "textangle": -90,
-            "xanchor": "right", "yanchor": "bottom", "font": {"color": VERMILION, "size": 12},
+            "x": max_ms, "xref": "x", "y": 1, "yref": "paper", "text": label, "showarrow": False, "xanchor": "center",
+            "yanchor": "bottom", "font": {"color": VERMILION, "size": 12},
         }
     ]  # fmt: skip
 
 
 def front_figure(run: RunData, target: TargetData, identifier: str) -> str | None:
     """Accuracy against predicted latency: archive, front, artifacts as measured, and the budget; None without points."""
-    points = points_of(run.archive, target.cost)
+    points = points_of(run.archive, target)
     if not points:
         return None
     traces = [_archive_trace(points, kind, name, options) for kind, name, options in _KINDS]
     traces += [_measured_artifacts(target.artifacts)] if target.artifacts else []
-    layout = _layout("Latency (ms), predicted; stars: measured", "Validation accuracy (%)", 440)
+    layout = _layout("Predicted latency (ms)", "Validation accuracy (%)", 440)
     if target.max_ms is not None:
         statistic = (target.budget or {}).get("statistic", "p50")
         budget_line(layout, target.max_ms, f"budget {target.max_ms:g} ms ({statistic})")
@@ -89,7 +85,7 @@ def front_figure(run: RunData, target: TargetData, identifier: str) -> str | Non
 
 
 _KINDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("older", "Earlier supernet", {"marker": {"color": "#CBD2D9", "size": 6, "symbol": "circle-open"}}),
+    ("older", "Earlier supernet", {"marker": {"color": "#B3BCC5", "size": 6, "symbol": "circle-open"}}),
     ("over", "Over a budget", {"marker": {"color": GREY, "size": 7, "symbol": "x-thin-open", "line": {"width": 1.5}}}),
     ("feasible", "Within budgets", {"marker": {"color": "#7FB8D8", "size": 7, "symbol": "circle"}}),
     (
@@ -202,7 +198,7 @@ def blocks_figure(artifact: ArtifactData, identifier: str) -> str | None:
         x=values, y=names, orientation="h", marker={"color": BLUE}, text=[f"{100 * value / total:.0f} %" for value in values],
         textposition="outside", cliponaxis=False, hovertemplate="%{y}: %{x:.4f} ms (%{text})<extra></extra>",
     )  # fmt: skip
-    layout = _layout("Latency contribution (ms); share of the sum beside each bar", "", 90 + 22 * len(names))
+    layout = _layout("Latency (ms)", "", 90 + 22 * len(names))
     layout["yaxis"] |= {"autorange": "reversed", "type": "category", "ticks": "", "dtick": 1}
     layout["margin"] |= {"t": 10, "r": 48}
     layout["bargap"] = 0.3
@@ -227,22 +223,32 @@ def history_figure(run: RunData, key: str, label: str, identifier: str) -> str |
     return _html([trace], layout, identifier)
 
 
-def training_figure(records: Sequence[dict[str, Any]], key: str, label: str, identifier: str) -> str | None:
-    """One number of supernet training over epochs; None where no epoch has it."""
+def training_figure(training: dict[str, Any], identifier: str) -> str | None:
+    """Mean loss over the steps of supernet training, phases marked; None without a history."""
     points = [
-        (float(record.get("epoch", index)), float(record[key]))
-        for index, record in enumerate(records)
-        if isinstance(record.get(key), int | float)
+        (float(entry[0]), float(entry[1]))
+        for entry in training.get("history") or []
+        if isinstance(entry, list) and len(entry) == 2 and all(isinstance(value, int | float) for value in entry)
     ]
     if not points:
         return None
-    trace = _scatter(
-        points,
-        label,
-        mode="lines",
-        line={"color": GREEN, "width": 2},
-        hovertemplate="epoch %{x}: %{y:.4f}<extra></extra>",
-    )
-    layout = _layout("Epoch", label, 320)
-    layout["margin"]["t"] = 16
+    hover = "step %{x}: %{y:.4f}<extra></extra>"
+    trace = _scatter(points, "Loss", mode="lines", line={"color": GREEN, "width": 2}, hovertemplate=hover)
+    layout = _layout("Step", "Mean training loss", 320)
+    layout["yaxis"]["rangemode"] = "tozero"
+    layout["shapes"], layout["annotations"], start = [], [], 0
+    for number, phase in enumerate(training.get("phases") or []):
+        if number:
+            line = {"color": "#CBD2D9", "width": 1}
+            layout["shapes"].append(
+                {"type": "line", "xref": "x", "yref": "paper", "x0": start, "x1": start, "y0": 0, "y1": 1, "line": line}
+            )
+        layout["annotations"].append(
+            {
+                "x": start, "y": 1, "xref": "x", "yref": "paper", "text": str(phase.get("name", "")), "showarrow": False,
+                "xanchor": "left", "yanchor": "bottom", "textangle": -30, "font": {"size": 11, "color": "#52606D"},
+            }
+        )  # fmt: skip
+        start += int(phase.get("steps") or 0)
+    layout["margin"]["t"] = 64
     return _html([trace], layout, identifier)

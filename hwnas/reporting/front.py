@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from hwnas.reporting.run_data import TargetData
 
 
 @dataclass(frozen=True)
@@ -25,26 +27,29 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def points_of(archive: Sequence[dict[str, Any]], cost: int | None) -> list[Point]:
-    """Return the archive's points for the cost in column ``cost``, by rising latency."""
-    if cost is None:
+def points_of(archive: Sequence[dict[str, Any]], target: TargetData) -> list[Point]:
+    """Return the archive's points as ``target`` sees them (its cost, its limit and shared ones), by rising latency."""
+    if target.cost is None:
         return []
-    last: dict[str, dict[str, Any]] = {}
-    for record in archive:
-        last[str(record.get("encoding"))] = record
+    last = {str(record.get("encoding")): record for record in archive}
     newest = max((int(record.get("version") or 0) for record in last.values()), default=0)
-    raw = []
-    for record in last.values():
-        costs = record.get("costs")
-        value = costs[cost] if isinstance(costs, list) and len(costs) > cost else None
-        latency, accuracy = _number(value), _number(record.get("accuracy"))
-        if latency is None or accuracy is None:
-            continue
-        limits = record.get("G") or []
-        feasible = all(limit <= 0 for limit in limits)
-        kind = "older" if int(record.get("version") or 0) < newest else ("feasible" if feasible else "over")
-        raw.append(Point(latency, accuracy, kind, int(record.get("generation") or 0)))
-    return _mark_front(sorted(raw, key=lambda point: (point.latency_ms, -point.accuracy)))
+    points = (_point(record, target, newest) for record in last.values())
+    found = [point for point in points if point is not None]
+    return _mark_front(sorted(found, key=lambda point: (point.latency_ms, -point.accuracy)))
+
+
+def _point(record: dict[str, Any], target: TargetData, newest: int) -> Point | None:
+    costs, limits = record.get("costs") or [], record.get("G") or []
+    latency = _number(costs[target.cost]) if target.cost is not None and len(costs) > target.cost else None
+    accuracy = _number(record.get("accuracy"))
+    if latency is None or accuracy is None:
+        return None
+    own = [target.limit] if target.limit is not None else []
+    columns = [column for column in (*own, *range(target.shared, len(limits))) if column < len(limits)]
+    kind = "feasible" if all(limits[column] <= 0 for column in columns) else "over"
+    if int(record.get("version") or 0) < newest:
+        kind = "older"
+    return Point(latency, accuracy, kind, int(record.get("generation") or 0))
 
 
 def _mark_front(points: list[Point]) -> list[Point]:
@@ -53,6 +58,6 @@ def _mark_front(points: list[Point]) -> list[Point]:
     for point in points:
         if point.kind == "feasible" and point.accuracy > best:
             best = point.accuracy
-            point = Point(point.latency_ms, point.accuracy, "front", point.generation)
+            point = replace(point, kind="front")
         marked.append(point)
     return marked

@@ -15,17 +15,25 @@ from hwnas.reporting.formats import DASH, format_bytes, format_number, format_se
 from hwnas.reporting.run_data import RunData, TargetData, read_run
 
 METRICS = {
-    "mape": ("Mean error", "percent"),
-    "median_ape": ("Median error", "percent"),
-    "within_5": ("Within 5 %", "share"),
-    "within_10": ("Within 10 %", "share"),
-    "spearman": ("Spearman", "number"),
-    "kendall": ("Kendall", "number"),
-    "coverage": ("Interval coverage", "share"),
-    "mean_width": ("Interval width", "share"),
-    "rmse_ms": ("RMSE (ms)", "number"),
+    "mape": ("Mean error", True),
+    "bias": ("Bias", True),
+    "within_5": ("Within 5 %", True),
+    "within_10": ("Within 10 %", True),
+    "spearman": ("Spearman", False),
+    "kendall": ("Kendall", False),
+    "coverage": ("Interval coverage", True),
+    "width": ("Interval width", True),
+    "count": ("Networks", False),
 }
-"""Known metrics of the latency model: label and how the number is written; others are shown under their own name."""
+"""Known metrics of the latency model: label, and whether it is a share; others are shown under their own name."""
+
+BASELINES = {
+    "without_lut": "Without lookup table",
+    "block_lut": "Sum of block prices",
+    "macs": "Line through MACs",
+    "test_retest": "Measured again",
+}
+"""Known baselines and how they are called."""
 
 
 def metric_table(evaluation: dict[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -33,19 +41,15 @@ def metric_table(evaluation: dict[str, Any]) -> tuple[list[str], list[tuple[str,
     metrics = {key: value for key, value in (evaluation.get("metrics") or {}).items() if isinstance(value, int | float)}
     rows: list[tuple[str, dict[str, Any]]] = [("Latency model", metrics)] if metrics else []
     for name, entry in (evaluation.get("baselines") or {}).items():
-        rows.append((f"Baseline: {name}", entry if isinstance(entry, dict) else {"mape": entry}))
+        rows.append((BASELINES.get(name, name), entry if isinstance(entry, dict) else {"mape": entry}))
     known = [key for key in METRICS if any(key in entry for _, entry in rows)]
     keys = known + sorted({key for _, entry in rows for key in entry} - set(known))
-    labels = [METRICS.get(key, (key.replace("_", " "), ""))[0] for key in keys]
+    labels = [METRICS.get(key, (key.replace("_", " "), False))[0] for key in keys]
     return labels, [(name, [_metric(key, entry.get(key)) for key in keys]) for name, entry in rows]
 
 
 def _metric(key: str, value: Any) -> str:
-    kind = METRICS.get(key, ("", "number"))[1]
-    if kind == "number" or not isinstance(value, int | float):
-        return format_number(value)
-    # Errors come as fractions or already in percent; both are written in percent.
-    return format_share(value if kind == "share" or value < 1 else value / 100)
+    return format_share(value) if METRICS.get(key, ("", False))[1] else format_number(value)
 
 
 def target_view(run: RunData, target: TargetData, index: int) -> dict[str, Any]:
@@ -64,19 +68,6 @@ def target_view(run: RunData, target: TargetData, index: int) -> dict[str, Any]:
         "rows": rows,
         "blocks": [(name, figure) for name, figure in blocks if figure],
     }
-
-
-def training_view(training: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return ``(title, figure)`` of every per-epoch number that supernet training recorded."""
-    records: list[dict[str, Any]] = next((value for value in training.values() if _is_history(value)), [])
-    numbers = {key for record in records for key, value in record.items() if isinstance(value, float)}
-    chosen = sorted(key for key in numbers if "loss" in key or "accuracy" in key or key in ("smallest", "largest"))
-    made = [(key, figures.training_figure(records, key, key.replace("_", " "), f"training-{key}")) for key in chosen]
-    return [(key, figure) for key, figure in made if figure]
-
-
-def _is_history(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(record, dict) for record in value)
 
 
 def summary(run: RunData) -> list[tuple[str, str]]:
@@ -133,8 +124,8 @@ def render(run: RunData) -> str:
         summary=summary(run),
         targets=[target_view(run, target, index) for index, target in enumerate(run.targets)],
         hypervolume=figures.history_figure(run, "hypervolume", "Hypervolume", "hypervolume"),
-        tau=figures.history_figure(run, "tau", "Kendall tau of the accuracy surrogate", "tau"),
-        training=training_view(run.training),
+        tau=figures.history_figure(run, "tau", "Kendall tau", "tau"),
+        training=figures.training_figure(run.training, "training-loss"),
         facts=facts(run),
         total_seconds=sum(float(step.get("seconds") or 0) for step in run.steps),
         config=yaml.safe_dump(run.config, sort_keys=False) if run.config else "",

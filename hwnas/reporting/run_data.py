@@ -31,6 +31,8 @@ class TargetData:
         name: Target as text.
         budget: ``{"max_ms", "relative", "statistic"}`` of the run file, or None.
         cost: Column of this target in the costs of archive members, or None.
+        limit: Column of its budget in the limits of archive members, or None.
+        shared: First limit column that belongs to no target and so to all.
         rows: Rows of its latency table.
         evaluation: Content of ``evaluation.json``, or empty.
         artifacts: Artifacts for this target.
@@ -39,6 +41,8 @@ class TargetData:
     name: str
     budget: dict[str, Any] | None
     cost: int | None
+    limit: int | None
+    shared: int
     rows: int
     evaluation: dict[str, Any]
     artifacts: tuple[ArtifactData, ...]
@@ -146,33 +150,43 @@ def _target_names(config: dict[str, Any], artifacts: tuple[ArtifactData, ...]) -
     return named
 
 
+def _target(
+    reader: Reader,
+    config: dict[str, Any],
+    named: dict[str, dict[str, Any] | None],
+    name: str,
+    artifacts: tuple[ArtifactData, ...],
+) -> TargetData:
+    tables = reader.folder / "tables" / name.replace("/", "--")
+    index = list(named).index(name)
+    limited = [target for target, budget in named.items() if budget]
+    return TargetData(
+        name=name,
+        budget=named[name],
+        cost=index if index < len(config.get("targets") or []) else None,
+        limit=limited.index(name) if name in limited else None,
+        shared=len(limited),
+        rows=len(reader.lines(tables / "table.jsonl")),
+        evaluation=reader.mapping(tables / "evaluation.json"),
+        artifacts=tuple(artifact for artifact in artifacts if artifact.manifest.target == name),
+    )
+
+
 def read_run(folder: Path) -> RunData:
     """Read a run folder; nothing outside it is touched."""
     reader = Reader(folder)
     config = reader.mapping(folder / "run.yaml")
     found = (reader.artifact(path) for path in _subfolders(folder / "artifacts"))
     artifacts = tuple(artifact for artifact in found if artifact is not None)
-    targets = []
-    configured = len(config.get("targets") or [])
-    for index, (name, budget) in enumerate(_target_names(config, artifacts).items()):
-        tables = folder / "tables" / name.replace("/", "--")
-        targets.append(
-            TargetData(
-                name=name,
-                budget=budget,
-                cost=index if index < configured else None,
-                rows=len(reader.lines(tables / "table.jsonl")),
-                evaluation=reader.mapping(tables / "evaluation.json"),
-                artifacts=tuple(artifact for artifact in artifacts if artifact.manifest.target == name),
-            )
-        )
+    named = _target_names(config, artifacts)
+    targets = tuple(_target(reader, config, named, name, artifacts) for name in named)
     return RunData(
         name=str(config.get("name") or folder.resolve().name),
         config=config,
-        targets=tuple(targets),
+        targets=targets,
         archive=reader.lines(folder / "archive.jsonl"),
         history=reader.lines(folder / "search_history.jsonl"),
-        training=reader.mapping(folder / "supernet" / "train.json"),
+        training=reader.mapping(folder / "supernet" / "training.json"),
         winners=tuple(reader.mapping(path / "winner.json") for path in _subfolders(folder / "winners")),
         artifacts=artifacts,
         steps=reader.lines(folder / "steps.jsonl"),

@@ -103,7 +103,8 @@ class MobileNetV3Supernet(Supernet[MobileNetV3Architecture]):
         Raises:
             SpaceError: The architecture is not of the space.
         """
-        tensors = self._engine(architecture).tensors(self.space.plan(architecture))
+        plans = self.space.plan(architecture)
+        tensors = self._engine(architecture).tensors(plans)
         copies = {name: _copy(tensor) for name, tensor in tensors.items()}
         network = network_from_tensors(self.space, architecture, copies)
         return network.train(self.training)

@@ -22,6 +22,7 @@ from hwnas.supernets.base import AnySupernet
 WEIGHTS = "supernet-{}.safetensors"
 DESCRIPTION = "supernet.json"
 FORMAT = 1
+REQUIRED = ("supernet", "space", "weights", "weights_sha256", "extra")
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -100,6 +101,9 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ModelFileError(f"{folder} holds no readable supernet: {error}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ModelFileError(f"{path} is not a supernet description of format {FORMAT}. Train the supernet again.")
+    missing = [key for key in REQUIRED if key not in description]
+    if missing:
+        raise ModelFileError(f"{path} lacks {', '.join(missing)}. Restore it, or train the supernet again.")
     return description
 
 

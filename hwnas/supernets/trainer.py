@@ -48,7 +48,15 @@ def training_steps(section: TrainSection, data: ImageData, space: MobileNetV3Spa
 
 
 class Trainer:
-    """The state of a training run and its one step."""
+    """The state of a training run and its one step.
+
+    Args:
+        supernet: Trained in place.
+        data: The images.
+        section: Phases, epochs, rates, seeds.
+        folder: Where checkpoints are kept.
+        sampling: How the networks of a step are drawn.
+    """
 
     def __init__(
         self, supernet: MobileNetSupernet, data: ImageData, section: TrainSection, folder: Path, sampling: Sampling
@@ -80,11 +88,8 @@ class Trainer:
 
     @property
     def phase(self) -> Phase:
+        """The phase in progress."""
         return self.schedule[self.counters.phase][0]
-
-    @property
-    def widest(self) -> MobileNetV3Architecture:
-        return self.space.largest
 
     def restore(self) -> bool:
         """Take up the checkpoint of the folder, if there is one."""
@@ -110,7 +115,7 @@ class Trainer:
 
     def _largest(self) -> nn.Module:
         # The published script leaves the teacher in training mode: it normalises by the batch, so no recalibration.
-        return self.supernet.extract(self.widest).requires_grad_(False).train()
+        return self.supernet.extract(self.space.largest).requires_grad_(False).train()
 
     def begin_phase(self) -> None:
         """Sort channels, choose the teacher, forget momentum."""
@@ -163,8 +168,8 @@ class Trainer:
         start = saved = time.monotonic()
         before = self.counters.seconds
         budget = (self.section.time_budget_minutes or float("inf")) * 60
-        self.supernet.train()
         while not self.counters.complete:
+            self.supernet.train()
             if self.counters.step == 0:
                 self.begin_phase()
             name, loss = self.phase.name, self.step()

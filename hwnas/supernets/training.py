@@ -92,6 +92,7 @@ def train_supernet(
 
 
 def _report(trainer: Trainer, data: ImageData) -> TrainReport:
+    trainer.supernet.eval()
     counters, section = trainer.counters, trainer.section
     note = ""
     if not counters.complete:

@@ -168,4 +168,4 @@ class StrategyContract:
         assert result.finished
         best = result.union_front(problem)
         assert best
-        assert all(max(member.G) <= 0.0 for member in best)
+        assert all(value <= 0.0 for member in best for value in member.G)

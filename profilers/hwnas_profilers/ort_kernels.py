@@ -18,6 +18,7 @@ from hwnas_profilers.protocol import Failure
 from hwnas_profilers.runtimes.base import Kernel
 
 LAYOUT_OPS = ("ReorderOutput", "ReorderInput", "Transpose")
+_FEEDING_OPS = ("DequantizeLinear", "Cast", "Constant")
 _SUFFIX = re.compile(r"(_token_\d+|_nchwc|_nhwc|_out0)$")
 
 
@@ -56,6 +57,11 @@ class _Original:
         self.nodes = graph.nodes
         self.producer = {tensor: node for node in graph.nodes for tensor in node.outputs if tensor}
         self.named = {node.name: node for node in graph.nodes if node.name}
+        self.position = {tensor: index for index, node in enumerate(graph.nodes) for tensor in node.outputs}
+        self.readers: Dict[str, List[Optional[Node]]] = {}
+        for node in graph.nodes:
+            for tensor in node.inputs:
+                self.readers.setdefault(tensor, []).append(node)
 
     def tensor_of(self, name: str) -> Optional[str]:
         for stem in _stems(name):
@@ -93,22 +99,30 @@ def _resolve_outputs(nodes: Sequence[Node], original: _Original) -> List[Tuple[s
     return resolved
 
 
-def _trace(tensors: Sequence[str], stops: Set[str], original: _Original, claimed: Set[int]) -> List[Node]:
-    """Return the unclaimed original nodes behind ``tensors``, up to the tensors of other kernels."""
+def _trace(kernel: Node, tensors: Sequence[str], stops: Set[str], original: _Original, claimed: Set[int]) -> List[Node]:
+    """Return the unclaimed original nodes behind ``tensors``, up to the tensors of other kernels.
+
+    A kernel of the same operation as the node it is named after took nothing in before it, except the dequantising of
+    its inputs: what vanished there was fused into the kernel before.
+    """
     found: List[Node] = []
     waiting = list(tensors)
     while waiting:
         node = original.producer.get(waiting.pop())
         if node is None or id(node) in claimed:
             continue
+        plain = node.op == kernel.op and node.outputs[0] in tensors
         claimed.add(id(node))
         found.append(node)
-        waiting.extend(tensor for tensor in node.inputs if tensor not in stops)
+        for tensor in node.inputs:
+            before = original.producer.get(tensor)
+            if tensor not in stops and before is not None and (not plain or before.op in _FEEDING_OPS):
+                waiting.append(tensor)
     return found
 
 
 def _give_away_rest(fused: List[List[Node]], original: _Original, claimed: Set[int]) -> None:
-    """Give nodes that vanished without a trace to the kernel of the node before them."""
+    """Give nodes that vanished without a trace to the last kernel among those of the nodes before them."""
     owner = {id(node): index for index, nodes in enumerate(fused) for node in nodes}
     for node in original.nodes:
         if id(node) in claimed:
@@ -116,9 +130,20 @@ def _give_away_rest(fused: List[List[Node]], original: _Original, claimed: Set[i
         before = [original.producer.get(tensor) for tensor in node.inputs]
         owners = [owner[id(other)] for other in before if other is not None and id(other) in owner]
         if owners:
-            owner[id(node)] = owners[0]
-            fused[owners[0]].append(node)
+            owner[id(node)] = max(owners)
+            fused[max(owners)].append(node)
             claimed.add(id(node))
+
+
+def _produced(kernel_tensors: Sequence[str], fused: Sequence[Node], original: _Original) -> Tuple[str, ...]:
+    """Return the tensors of the fused nodes: first those that others read, then the rest, each from last to first."""
+    inside = {id(node) for node in fused}
+    tensors = [tensor for node in fused for tensor in node.outputs if tensor] or list(kernel_tensors)
+    ordered = sorted(set(tensors), key=lambda tensor: original.position.get(tensor, 0), reverse=True)
+    outer = [
+        tensor for tensor in ordered if not all(id(node) in inside for node in original.readers.get(tensor, [None]))
+    ]
+    return tuple(outer + [tensor for tensor in ordered if tensor not in outer])
 
 
 def _match_times(nodes: Sequence[Node], profile: Sequence[Tuple[str, str, float]]) -> List[Optional[int]]:
@@ -141,7 +166,10 @@ def join(profile: Sequence[Tuple[str, str, float]], optimised: OnnxGraph, given:
     outputs = _resolve_outputs(optimised.nodes, original)
     stops = {tensor for tensors in outputs for tensor in tensors}
     claimed: Set[int] = set()
-    fused = [_trace(tensors, stops, original, claimed) for tensors in outputs]
+    fused = [
+        [] if node.op in LAYOUT_OPS and node.op != "Transpose" else _trace(node, tensors, stops, original, claimed)
+        for node, tensors in zip(optimised.nodes, outputs)
+    ]
     _give_away_rest(fused, original, claimed)
     kernels = []
     for (name, op, ms), index in zip(profile, _match_times(optimised.nodes, profile)):
@@ -149,5 +177,5 @@ def join(profile: Sequence[Tuple[str, str, float]], optimised: OnnxGraph, given:
             kernels.append(Kernel(name, op, ms))
             continue
         names = tuple(sorted(node.name or node.outputs[0] for node in fused[index]))
-        kernels.append(Kernel(name, op, ms, outputs[index], names))
+        kernels.append(Kernel(name, op, ms, _produced(outputs[index], fused[index], original), names))
     return kernels

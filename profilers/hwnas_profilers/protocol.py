@@ -25,9 +25,7 @@ HEADER_LIMIT = 32 * 1024 * 1024
 PAYLOAD_LIMIT = 2 * 1024 * 1024 * 1024
 PAYLOADS_LIMIT = 256
 _LENGTHS = struct.Struct(">II")
-_DTYPES = tuple(
-    "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64".split()
-)
+_DTYPES = tuple("bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64".split())
 
 
 class ProtocolError(Exception):
@@ -67,7 +65,7 @@ def encode_frame(header: Dict[str, Any], payloads: Sequence[bytes] = ()) -> byte
     text = json.dumps(dict(header, payloads=listed), allow_nan=False).encode()
     if len(text) > HEADER_LIMIT or len(payloads) > PAYLOADS_LIMIT:
         raise ProtocolError(f"a frame of {len(text)} header bytes and {len(payloads)} payloads exceeds the limits")
-    if any(size > PAYLOAD_LIMIT for size, _ in listed):
+    if any(len(payload) > PAYLOAD_LIMIT for payload in payloads):
         raise ProtocolError(f"a payload exceeds {PAYLOAD_LIMIT} bytes")
     return b"".join([MAGIC, _LENGTHS.pack(len(text), zlib.crc32(text)), text, *payloads])
 

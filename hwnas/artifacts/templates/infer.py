@@ -35,7 +35,7 @@ class OnnxRuntimeModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
+        options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.version = onnxruntime.__version__
         self.outputs = [entry["name"] for entry in manifest["outputs"]]
@@ -49,6 +49,8 @@ class OpenVinoModel:
     """A model in OpenVINO on the CPU, executed in the manifest's precision and no other."""
 
     def __init__(self, path: pathlib.Path, manifest: Manifest, threads: int) -> None:
+        # OpenVINO falls back on a stub where there is no telemetry package: nothing is sent.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino
 
         core = openvino.Core()
@@ -57,6 +59,7 @@ class OpenVinoModel:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
         }
         compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
         self.request = compiled.create_infer_request()

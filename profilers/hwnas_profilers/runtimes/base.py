@@ -93,6 +93,13 @@ class Model(ABC):
     def kernels(self, runs: int) -> List[Kernel]:
         """Return what the runtime ran as one unit, in execution order, median over ``runs`` runs."""
 
+    def verify(self) -> None:  # noqa: B027 - nothing to add where loading already checks all
+        """Check what can only be seen after loading, outside the time that loading is charged.
+
+        Raises:
+            Failure: ``fallback``, when it does not run on what was asked.
+        """
+
     def burst(self, spec: BurstSpec) -> BurstResult:
         """Time one burst; a runtime with a clock of its own (a GPU, a simulation) overrides this."""
         return burst(self.step, spec)

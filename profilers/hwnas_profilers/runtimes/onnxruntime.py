@@ -92,7 +92,9 @@ def _tensors(described: Any, batch: int) -> Tuple[Tensor, ...]:
         if shape and not isinstance(shape[0], int):
             shape[0] = batch
         if any(not isinstance(size, int) for size in shape):
-            raise Failure("load_failed", f"tensor {entry.name} has the open shape {entry.shape}; export it with fixed sizes")
+            raise Failure(
+                "load_failed", f"tensor {entry.name} has the open shape {entry.shape}; export it with fixed sizes"
+            )
         tensors.append(Tensor(entry.name, tuple(shape), _DTYPES[entry.type]))
     return tuple(tensors)
 

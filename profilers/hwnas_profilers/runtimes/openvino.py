@@ -53,7 +53,9 @@ def _tensors(ports: Any) -> Tuple[Tensor, ...]:
     for port in ports:
         shape = port.get_partial_shape()
         if shape.is_dynamic:
-            raise Failure("load_failed", f"tensor {_port_name(port)} has the open shape {shape}; export it with fixed sizes")
+            raise Failure(
+                "load_failed", f"tensor {_port_name(port)} has the open shape {shape}; export it with fixed sizes"
+            )
         tensors.append(Tensor(_port_name(port), tuple(int(size) for size in shape.to_shape()), _dtype(port)))
     return tuple(tensors)
 
@@ -97,9 +99,14 @@ class OpenVinoModel(Model):
             raise _failure(error) from error
         self.inputs = _tensors(self._compiled.inputs)
         self.outputs = _tensors(self._compiled.outputs)
+        self.provider = f"OpenVINO {self.device}"
+        self.precision = spec.precision
+        self._bound = False
+
+    def verify(self) -> None:
+        """Ask the compiled model on which device and in which precision it really runs."""
         self._check_device_and_hint()
         self.precision = self._real_precision()
-        self._bound = False
 
     def _refuse_missing_device(self) -> None:
         devices = self._core.available_devices
@@ -126,7 +133,6 @@ class OpenVinoModel(Model):
         runs_on = list(self._compiled.get_property("EXECUTION_DEVICES"))
         if runs_on != [self.device]:
             raise Failure("fallback", f"device {self.device} was asked for, OpenVINO runs on {', '.join(runs_on)}")
-        self.provider = f"OpenVINO {runs_on[0]}"
         hint = np.dtype(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_dtype()).name
         wanted = {"f32": "float32", "f16": "float16"}.get(HINTS[self._spec.precision])
         if wanted is not None and hint != wanted:
@@ -138,13 +144,15 @@ class OpenVinoModel(Model):
         Raises:
             Failure: ``fallback``, when it is not the one asked for.
         """
-        layers = [node for node in self._compiled.get_runtime_model().get_ordered_ops()]
+        layers = self._compiled.get_runtime_model().get_ordered_ops()
         found = [_info(node, "runtimePrecision") for node in layers if _info(node, "layerType") in COMPUTE]
         integer = sum(kind in _INTEGER for kind in found)
         wanted = self._spec.precision
         if wanted == "int8":
             if not integer:
-                raise Failure("fallback", f"int8 was asked for, but none of {len(found)} compute layers runs in i8 or u8")
+                raise Failure(
+                    "fallback", f"int8 was asked for, but none of {len(found)} compute layers runs in i8 or u8"
+                )
             self.notes = (f"{integer} of {len(found)} compute layers run in i8 or u8",)
             return "int8"
         others = sorted({kind for kind in found if kind != HINTS[wanted]})
@@ -156,7 +164,7 @@ class OpenVinoModel(Model):
     def run(self, inputs: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """Return the named outputs."""
         self._bound = False
-        results = self._request.infer({name: array for name, array in inputs.items()}, share_inputs=False)
+        results = self._request.infer(dict(inputs))
         return {tensor.name: np.array(results[index]) for index, tensor in enumerate(self.outputs)}
 
     def prepare(self) -> None:

@@ -1,0 +1,232 @@
+"""Two-step post-processing of a winner.
+
+Source: NATv2's standard post-processing (Sarti et al., 2023; public code ``finetune_natnet.py``). Step 1 trains the extracted
+network on the train split, stops when the validation loss has not improved for ``patience`` epochs, and keeps only one
+number: E*, the epoch with the best validation metric. Step 2 extracts the network again and trains it on train + validation
+for exactly E* epochs under the same schedule. Unlike that code, nothing here reads the test split, which there chose the
+last epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.config import FinetuneSection
+from hwnas.datasets.data import ImageData
+from hwnas.datasets.split import Split
+from hwnas.finetuning import checkpoint
+from hwnas.finetuning.checkpoint import Stand
+from hwnas.finetuning.loop import (
+    EpochRecord,
+    cosine,
+    epoch_batches,
+    epoch_seed,
+    make_optimizer,
+    train_epoch,
+    train_step,
+    validate,
+)
+from hwnas.finetuning.winner import DESCRIPTION, Winner, load_winner, save_winner
+from hwnas.progress import Advance
+from hwnas.supernets.base import AnySupernet
+from hwnas.supernets.calibration import recalibrate_bn
+from hwnas.supernets.evaluation import Metric, check_fits, resolve_metric
+from hwnas.supernets.steps import LossSetting
+from hwnas.supernets.storage import tensor_bytes
+
+BN_IMAGES = 512
+"""Training images for the batch-normalisation statistics of an extracted network."""
+
+BN_BATCH = 128
+
+
+def best_epoch(history: list[EpochRecord]) -> int:
+    """Return E*: the first epoch with the highest validation metric; 0 if training helped nothing."""
+    return max(history, key=lambda record: (record.validation_accuracy or 0.0, -record.epoch)).epoch
+
+
+def out_of_patience(history: list[EpochRecord], patience: int) -> bool:
+    """Return whether the validation loss has not improved for ``patience`` epochs."""
+    losses = [record.validation_loss or 0.0 for record in history]
+    return len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+def _nothing(step: float, note: str) -> None:
+    pass
+
+
+class TwoStep:
+    """The fine-tuning of one architecture.
+
+    Args:
+        supernet: Where weights come from; not changed.
+        architecture: What to fine-tune.
+        data: The images; ``data.test`` and ``data.gate`` are never read.
+        section: Epochs, patience, rates.
+        folder: Where checkpoints and the winner are kept.
+        metric: Chooses E*.
+    """
+
+    def __init__(
+        self,
+        supernet: AnySupernet,
+        architecture: Any,
+        data: ImageData,
+        section: FinetuneSection,
+        folder: Path,
+        metric: str = "top1",
+    ) -> None:
+        check_fits(supernet.space, data)
+        self.supernet = supernet
+        self.architecture = architecture
+        self.resolution = int(architecture.resolution)
+        self.data = data
+        self.section = section
+        self.folder = folder
+        self.metric = metric
+        self.score: Metric = resolve_metric(metric)
+        self.setting = LossSetting(distillation=section.distillation)
+        self.teacher = self._calibrated(supernet.space.largest) if section.distillation else None
+        self.identity = self._identity()
+
+    def _identity(self) -> dict[str, Any]:
+        weights = [self.supernet.extract(self.architecture)]
+        if self.teacher is not None:
+            weights.append(self.teacher)
+        return {
+            "space": self.supernet.space.digest,
+            "architecture": self.architecture.as_dict(),
+            "data": self.data.digest,
+            "augment": self.data.augment,
+            "metric": self.metric,
+            "weights": [hashlib.sha256(tensor_bytes(module.state_dict())).hexdigest() for module in weights],
+            **self.section.model_dump(mode="json"),
+        }
+
+    def _bn_batches(self) -> list[tuple[Tensor, Tensor]]:
+        indices = torch.arange(min(BN_IMAGES, len(self.data.train)))
+        return list(self.data.train.batches(BN_BATCH, self.resolution, indices=indices))
+
+    def _calibrated(self, architecture: Any) -> nn.Module:
+        module = self.supernet.extract(architecture).eval()
+        recalibrate_bn(module, self._bn_batches())
+        return module
+
+    def _fresh(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        module = self._calibrated(self.architecture)
+        section = self.section
+        return module, make_optimizer(module, section.optimizer, section.learning_rate, section.weight_decay)
+
+    def _record(self, module: nn.Module, epoch: int, train_loss: float | None) -> EpochRecord:
+        loss, accuracy = validate(module, self.data.validation, self.resolution, self.score)
+        return EpochRecord(epoch, train_loss, loss, accuracy)
+
+    def _train_epoch(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, split: Split, step: int, epoch: int
+    ) -> float:
+        section = self.section
+        seed = epoch_seed(section.seed, step, epoch)
+        steps = split.steps(section.batch_size)
+
+        def one(index: int, batch: tuple[Tensor, Tensor]) -> float:
+            rate = cosine(section.learning_rate, (epoch - 1 + index / steps) / section.epochs)
+            return train_step(module, optimizer, batch, rate, self.setting, self.teacher)
+
+        batches = epoch_batches(split, section.batch_size, self.resolution, self.data.augment, seed)
+        return train_epoch(module, batches, one, seed)
+
+    def find_epochs(self, stand: Stand, start: tuple[nn.Module, torch.optim.Optimizer], advance: Advance) -> int:
+        """Run (or go on with) step 1; returns E*."""
+        module, optimizer = start
+        history = stand.histories[1]
+        if not history:
+            history.append(self._record(module, 0, None))
+        while history[-1].epoch < self.section.epochs and not out_of_patience(history, self.section.patience):
+            epoch = history[-1].epoch + 1
+            loss = self._train_epoch(module, optimizer, self.data.train, 1, epoch)
+            history.append(self._record(module, epoch, loss))
+            checkpoint.save(self.folder, self.identity, stand, module, optimizer)
+            advance(1, f"step 1, epoch {epoch}: {self.metric} {history[-1].validation_accuracy:.4f}")
+        return best_epoch(history)
+
+    def train_final(
+        self, stand: Stand, start: tuple[nn.Module, torch.optim.Optimizer], epochs: int, advance: Advance
+    ) -> nn.Module:
+        """Run (or go on with) step 2 for exactly ``epochs`` epochs; returns the network."""
+        module, optimizer = start
+        history = stand.histories[2]
+        split = self.data.train.joined(self.data.validation)
+        for epoch in range(len(history) + 1, epochs + 1):
+            history.append(EpochRecord(epoch, self._train_epoch(module, optimizer, split, 2, epoch)))
+            checkpoint.save(self.folder, self.identity, stand, module, optimizer)
+            advance(1, f"step 2, epoch {epoch} of {epochs}: loss {history[-1].train_loss:.4f}")
+        return module.eval()
+
+    def _resume(self) -> tuple[Stand, tuple[nn.Module, torch.optim.Optimizer]]:
+        start = self._fresh()
+        found = checkpoint.load(self.folder, self.identity)
+        if found is None:
+            return Stand(), start
+        checkpoint.restore(self.folder, found[1], *start)
+        return found[0], start
+
+    def run(self, advance: Advance) -> Winner:
+        """Do both steps from where they stand."""
+        stand, start = self._resume()
+        advance(len(stand.histories[1][1:]) + len(stand.histories[2]), "")
+        if stand.step == 1:
+            epochs = self.find_epochs(stand, start, advance)
+            stand.step, start = 2, self._fresh()
+        epochs = best_epoch(stand.histories[1])
+        advance(self.section.epochs - stand.histories[1][-1].epoch, "")
+        module = self.train_final(stand, start, epochs, advance)
+        advance(self.section.epochs - epochs, "")
+        histories = (tuple(stand.histories[1]), tuple(stand.histories[2]))
+        return Winner(self.architecture, module, epochs, self.metric, *histories, self.identity)
+
+
+def finetune(
+    supernet: AnySupernet,
+    architecture: Any,
+    data: ImageData,
+    section: FinetuneSection,
+    folder: Path,
+    *,
+    on_progress: Advance | None = None,
+    metric: str = "top1",
+) -> Winner:
+    """Fine-tune one architecture in two steps and keep the result in ``folder``.
+
+    A finished winner is loaded, an interrupted one goes on after its last whole epoch.
+
+    Args:
+        supernet: Where weights come from; not changed.
+        architecture: An architecture of the supernet's space.
+        data: The images; the test and gate splits are never read.
+        section: Epochs, patience, optimiser, rates, distillation from the supernet's largest network, seed.
+        folder: Created if absent; holds ``weights.safetensors`` and ``winner.json`` in the end.
+        on_progress: Moved by one per epoch, by ``2 * section.epochs`` in all.
+        metric: Chooses E*.
+
+    Raises:
+        RunFolderError: ``folder`` holds the fine-tuning of another configuration.
+        SpaceError: The architecture or the data do not fit the space.
+        ConfigError: Unknown metric, or training diverged.
+    """
+    advance = on_progress or _nothing
+    task = TwoStep(supernet, architecture, data, section, folder, metric)
+    if (folder / DESCRIPTION).exists():
+        winner = load_winner(folder, supernet.space)
+        checkpoint.refuse_foreign(winner.identity, task.identity, folder)
+        checkpoint.remove(folder)
+        advance(2 * section.epochs, "already finished")
+        return winner
+    winner = task.run(advance)
+    save_winner(winner, supernet, folder)
+    checkpoint.remove(folder)
+    return winner

@@ -1,0 +1,207 @@
+"""The block lookup table: what each block of a space contributes to a network's latency.
+
+Kernel times are asked of the runtime inside the whole network (isolated blocks pay overheads the network pays once) and
+summed per block. A profile intrudes, so a network's kernel times are scaled to its measured latency. These prices are
+then the prior of a non-negative fit to whole-network latencies: enough networks overrule the profile, few do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from hwnas.latency.features import FeatureExtractor
+from hwnas.latency.indexing import ABSENT, Ids
+from hwnas.latency.rows import LatencyRow, encodings_of, latencies_of
+from hwnas.latency.statistics import BoolArray, FloatArray
+
+OVERHEAD = ""
+"""Block name of kernels that belong to no block."""
+
+_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+_SCALE_LIMITS = (0.2, 1.5)
+_FOLDS = 4
+_SMALLEST_FACTOR = 0.05
+_ACTIVE_SETS = 6
+
+
+@dataclass(frozen=True)
+class BlockPrices:
+    """Latency contribution per block key.
+
+    Attributes:
+        keys: Block keys with a price of their own.
+        prices: Their prices, ``[len(keys)]``, in the table's unit.
+        overhead: What every network pays once.
+        fallback: Price of a block of an unseen key as non-negative weights of its physical features.
+        strength: Weight of the kernel-time prior that cross-validation chose.
+    """
+
+    keys: tuple[str, ...]
+    prices: FloatArray
+    overhead: float
+    fallback: FloatArray
+    strength: float
+
+    def price_list(self, extractor: FeatureExtractor) -> tuple[FloatArray, BoolArray]:
+        """Return the price of every block key of the extractor and whether it is a guess, each ``[keys]``.
+
+        A key that was never profiled is priced by its physical features; never zero, since its features are not.
+        """
+        known = dict(zip(self.keys, self.prices, strict=True))
+        guesses = extractor.physical() @ self.fallback
+        missing = np.array([key not in known for key in extractor.indexer.keys], dtype=np.bool_)
+        own = np.array([known.get(key, 0.0) for key in extractor.indexer.keys])
+        return np.where(missing, guesses, own), missing
+
+    def sums(self, extractor: FeatureExtractor, ids: Ids) -> tuple[FloatArray, BoolArray]:
+        """Return the summed price of architectures and whether any of their blocks is a guess, each ``[n]``.
+
+        Args:
+            extractor: Extractor whose ids are used.
+            ids: Block-key ids ``[n, positions]``.
+        """
+        prices, missing = self.price_list(extractor)
+        padded, unseen = np.append(prices, 0.0), np.append(missing, False)
+        cells = np.where(ids == ABSENT, len(prices), ids)
+        return self.overhead + padded[cells].sum(axis=1), np.asarray(unseen[cells].any(axis=1), dtype=np.bool_)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            "prices": {key: float(price) for key, price in zip(self.keys, self.prices, strict=True)},
+            "overhead": self.overhead,
+            "fallback": [float(weight) for weight in self.fallback],
+            "strength": self.strength,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> BlockPrices:
+        """Read what :meth:`as_dict` wrote."""
+        keys = tuple(raw["prices"])
+        prices = np.array([raw["prices"][key] for key in keys], dtype=np.float64)
+        fallback = np.array(raw["fallback"], dtype=np.float64)
+        return cls(keys, prices, float(raw["overhead"]), fallback, float(raw["strength"]))
+
+
+def kernel_prices(rows: Sequence[LatencyRow], extractor: FeatureExtractor, ids: Ids) -> tuple[dict[int, float], float]:
+    """Return the median kernel time per block-key id and the median overhead, from the rows that were profiled.
+
+    Args:
+        rows: Measured rows; those without kernel times are passed over.
+        extractor: Extractor whose ids are used.
+        ids: Block-key ids of the rows, ``[n, positions]``.
+    """
+    samples: dict[int, list[float]] = {}
+    overheads: list[float] = []
+    own = set(extractor.indexer.positions)
+    for row, row_ids in zip(rows, ids, strict=True):
+        total = sum(row.kernels.values())
+        if total <= 0:
+            continue
+        scale = float(np.clip(row.latency / total, *_SCALE_LIMITS))
+        named = sum(value for name, value in row.kernels.items() if name in own)
+        overheads.append(max(row.latency - scale * named, 0.0))
+        for position, key in zip(extractor.indexer.positions, row_ids, strict=True):
+            if key != ABSENT and position in row.kernels:
+                samples.setdefault(int(key), []).append(scale * row.kernels[position])
+    prices = {key: float(np.median(values)) for key, values in samples.items()}
+    return prices, float(np.median(overheads)) if overheads else 0.0
+
+
+def fit_fallback(physical: FloatArray, prices: FloatArray) -> FloatArray:
+    """Return non-negative weights that give block prices from physical features, fitted to relative error.
+
+    Args:
+        physical: Features of the priced blocks, ``[k, features]``.
+        prices: Their prices, ``[k]``, positive.
+    """
+    scale = np.maximum(physical.max(axis=0), 1e-12)
+    design = physical / scale / prices[:, None]
+    ridge = 1e-3 * np.eye(physical.shape[1]) * float(np.sqrt(np.mean(design**2)))
+    weights, _ = nnls(np.concatenate([design, ridge]), np.concatenate([np.ones(len(prices)), np.zeros(len(ridge))]))
+    return np.asarray(weights / scale, dtype=np.float64)
+
+
+def _counts(ids: Ids, columns: dict[int, int]) -> FloatArray:
+    counts = np.zeros((len(ids), len(columns)))
+    for row, row_ids in enumerate(ids):
+        for key in row_ids:
+            if key != ABSENT:
+                counts[row, columns[int(key)]] += 1.0
+    return counts
+
+
+def _fit(counts: FloatArray, prior: FloatArray, overhead: float, y: FloatArray, w: FloatArray, k: float) -> FloatArray:
+    """Return factors of the prior prices, and the overhead last, ``[len(prior) + 1]``.
+
+    Ridge regression of relative error, each factor drawn towards one common factor with strength ``k``; it is solved
+    in its ``n x n`` dual, since there are more blocks than networks. Factors below a small share of the common one are
+    set to that and the rest solved again, so that no block is ever free or costs less than nothing.
+    """
+    start = max(overhead, 0.01 * float(np.min(y)))
+    design = np.column_stack([counts * prior, np.full(len(y), start)]) * (w / y)[:, None]
+    common = float(np.sum(w) / np.sum(design))
+    factors = np.full(design.shape[1], common)
+    free = np.ones(design.shape[1], dtype=np.bool_)
+    for _ in range(_ACTIVE_SETS):
+        factors[free] = common
+        part = design[:, free]
+        gram = part @ part.T + (k / len(y)) * np.eye(len(y))
+        factors[free] += part.T @ np.linalg.solve(gram, w - design @ factors)
+        low = free & (factors < _SMALLEST_FACTOR * common)
+        if not low.any():
+            break
+        factors[low] = _SMALLEST_FACTOR * common
+        free &= ~low
+    factors = np.maximum(factors, _SMALLEST_FACTOR * common)
+    factors[-1] *= start
+    return factors
+
+
+def fit_prices(rows: Sequence[LatencyRow], extractor: FeatureExtractor, weights: FloatArray) -> BlockPrices | None:
+    """Fit the lookup table; None when no row carries kernel times.
+
+    Args:
+        rows: Measured rows.
+        extractor: Features of their space.
+        weights: Weight of each row, ``[n]``, mean about 1.
+    """
+    ids = extractor.ids(encodings_of(rows))
+    profiled, overhead = kernel_prices(rows, extractor, ids)
+    if not profiled:
+        return None
+    physical, y = extractor.physical(), latencies_of(rows)
+    own = [key for key, price in sorted(profiled.items()) if price > 0]
+    fallback = fit_fallback(physical[own], np.array([profiled[key] for key in own]))
+    present = sorted({int(key) for key in ids.ravel() if key != ABSENT})
+    columns = {key: index for index, key in enumerate(present)}
+    guesses = physical[present] @ fallback
+    prior = np.array([profiled.get(key, 0.0) or guess for key, guess in zip(present, guesses, strict=True)])
+    counts, root = _counts(ids, columns), np.sqrt(weights)
+    strength = _choose_strength(counts, prior, overhead, y, root)
+    factors = _fit(counts, prior, overhead, y, root, strength)
+    prices = factors[:-1] * prior
+    fallback = fit_fallback(physical[present], prices)
+    keys = tuple(extractor.indexer.keys[key] for key in present)
+    return BlockPrices(keys, prices, float(factors[-1]), fallback, strength)
+
+
+def _choose_strength(counts: FloatArray, prior: FloatArray, overhead: float, y: FloatArray, root: FloatArray) -> float:
+    folds = np.arange(len(y)) % _FOLDS
+    if len(y) < 2 * _FOLDS:
+        return _STRENGTHS[-1]
+    errors = []
+    for strength in _STRENGTHS:
+        total = 0.0
+        for fold in range(_FOLDS):
+            out = folds == fold
+            factors = _fit(counts[~out], prior, overhead, y[~out], root[~out], strength)
+            predicted = (counts[out] * prior) @ factors[:-1] + factors[-1]
+            total += float(np.sum((root[out] * (predicted / y[out] - 1.0)) ** 2))
+        errors.append(total)
+    return _STRENGTHS[int(np.argmin(errors))]

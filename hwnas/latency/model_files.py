@@ -1,0 +1,129 @@
+"""The files of a latency model: ``model.json`` and XGBoost's own UBJSON, each booster's digest in the former."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+
+from hwnas import registry
+from hwnas.errors import HwnasError, RunFolderError, TableError
+from hwnas.files import read_json, sha256_file, write_bytes, write_json
+from hwnas.latency.lut import BlockPrices
+from hwnas.latency.regressor import THREADS, Base, Regressor
+from hwnas.spaces.base import Architecture, SearchSpace
+
+SCHEMA = 1
+"""Version of the files."""
+
+MODEL_FILE = "model.json"
+_MEND = "Fit it again from its table: hwnas fit."
+
+
+@contextlib.contextmanager
+def explain(folder: Path) -> Iterator[None]:
+    """Turn a missing or misshapen field into a :class:`TableError`."""
+    try:
+        yield
+    except HwnasError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise TableError(f"{folder / MODEL_FILE} is damaged ({error!r}). {_MEND}") from error
+
+
+def _booster_name(index: int) -> str:
+    return "residual.ubj" if index == 0 else f"residual-fold{index}.ubj"
+
+
+def _regressor_dict(regressor: Regressor, file: str, sha256: str) -> dict[str, Any]:
+    base = regressor.base
+    return {
+        "coefficients": base.coefficients.tolist(),
+        "lut": base.prices.as_dict() if base.prices is not None else None,
+        "lut_weight": base.lut_weight,
+        "shrink": regressor.shrink,
+        "booster": file,
+        "sha256": sha256,
+    }
+
+
+def save(folder: Path, content: dict[str, Any], full: Regressor, folds: tuple[Regressor, ...]) -> None:
+    """Write boosters first and ``model.json`` last, so that an interrupted save is no model."""
+    entries = []
+    for index, regressor in enumerate((full, *folds)):
+        path = folder / _booster_name(index)
+        write_bytes(path, bytes(regressor.booster.save_raw("ubj")))
+        entries.append(_regressor_dict(regressor, path.name, sha256_file(path)))
+    write_json(folder / MODEL_FILE, {"schema": SCHEMA, **content, "regressors": entries})
+
+
+def _load_regressor(folder: Path, entry: dict[str, Any]) -> Regressor:
+    path = folder / entry["booster"]
+    if Path(entry["booster"]).name != entry["booster"]:
+        raise TableError(f"{folder / MODEL_FILE} names a file outside its folder ({entry['booster']!r}).")
+    if not path.exists():
+        raise TableError(f"{path} of the latency model is missing. {_MEND}")
+    if sha256_file(path) != entry["sha256"]:
+        raise TableError(f"{path} is damaged or belongs to another model (its digest differs). {_MEND}")
+    booster = xgb.Booster({"nthread": THREADS})
+    booster.load_model(bytearray(path.read_bytes()))
+    prices = BlockPrices.from_dict(entry["lut"]) if entry["lut"] is not None else None
+    base = Base(np.asarray(entry["coefficients"], dtype=np.float64), prices, float(entry["lut_weight"]))
+    return Regressor(base, booster, float(entry["shrink"]))
+
+
+def load(folder: Path) -> tuple[dict[str, Any], Regressor, tuple[Regressor, ...]]:
+    """Read what :func:`save` wrote.
+
+    Raises:
+        TableError: A file is absent, damaged or of another version.
+    """
+    path = folder / MODEL_FILE
+    try:
+        content = read_json(path)
+    except RunFolderError as error:
+        raise TableError(f"no latency model in {folder}: {error} {_MEND}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+        raise TableError(f"{path}: expected a latency model of schema {SCHEMA}, got {found!r}. {_MEND}")
+    try:
+        with explain(folder):
+            regressors = [_load_regressor(folder, entry) for entry in content["regressors"]]
+            return content, regressors[0], tuple(regressors[1:])
+    except xgb.core.XGBoostError as error:
+        raise TableError(f"a booster of {folder} cannot be read ({str(error).splitlines()[0]}). {_MEND}") from error
+
+
+def space_of(
+    content: dict[str, Any], folder: Path, space: SearchSpace[Architecture] | None
+) -> SearchSpace[Architecture]:
+    """Return the model's space: the one given, if it is the same, else made from the saved settings.
+
+    Raises:
+        TableError: The given space is another one.
+    """
+    saved = content["space"]
+    if space is None:
+        space = registry.load("space", saved["name"])(**saved["settings"])
+    if space is None or space.digest != saved["digest"]:
+        raise TableError(
+            f"the latency model in {folder} is of space {saved['name']} with other settings "
+            f"(digest {saved['digest'][:12]}). Profile this space: hwnas profile."
+        )
+    return space
+
+
+def require_schema(content: dict[str, Any], schema: dict[str, Any], folder: Path) -> None:
+    """Raise unless the model was fitted on the features this version computes.
+
+    Raises:
+        TableError: It was not.
+    """
+    if content["features"] != schema:
+        raise TableError(
+            f"the latency model in {folder} was fitted on other features than this version computes. {_MEND}"
+        )

@@ -1,0 +1,80 @@
+"""Budgets of a run in the target's unit: absolute ones as they are, relative ones against the largest network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hwnas.latency.model import LatencyModel, Prediction
+from hwnas.runs.profiling import model_of
+from hwnas.runs.session import Run
+from hwnas.spaces.base import IntArray
+from hwnas.strategies.costs import build_problem
+from hwnas.strategies.problem import Problem
+from hwnas.targets import Target
+
+
+class AtStatistic:
+    """A latency model read at one statistic.
+
+    Args:
+        model: The model.
+        statistic: ``p50``, ``p90`` or ``p99``.
+    """
+
+    def __init__(self, model: LatencyModel, statistic: str) -> None:
+        self.model = model
+        self.statistic = statistic
+
+    def predict(self, X: IntArray) -> Prediction:
+        """Predict canonical encodings ``[n, n_genes]``."""
+        return self.model.predict(X, self.statistic)
+
+
+def resolve_budget(run: Run, target: Target, model: LatencyModel) -> float | None:
+    """Return the budget of a target in its unit, None without one.
+
+    A relative budget refers to the largest network of the space: its predicted latency at the budget's statistic (the
+    largest network is always among those measured).
+    """
+    budget = run.budget(target)
+    if budget is None or budget.max_ms is not None:
+        return None if budget is None else budget.max_ms
+    assert budget.relative is not None
+    largest = run.space.encode(run.space.largest)[None]
+    value = float(model.predict(largest, budget.statistic).value[0])
+    return value * (1.0 + float(budget.relative.rstrip("%")) / 100.0)
+
+
+def statistic_of(run: Run, target: Target) -> str:
+    """Return the statistic a target is judged by."""
+    budget = run.budget(target)
+    return budget.statistic if budget is not None else "p50"
+
+
+def budgets_of(run: Run) -> dict[Target, float]:
+    """Return the resolved budget of every target that has one."""
+    resolved = {target: resolve_budget(run, target, model_of(run, target)) for target in run.targets}
+    return {target: value for target, value in resolved.items() if value is not None}
+
+
+def problem_of(run: Run) -> Problem:
+    """Join the run's latency models and budgets into the problem that is searched."""
+    extra = tuple(name for name in run.config.search.objectives if name not in ("accuracy", "latency"))
+    models = {target: model_of(run, target) for target in run.targets}
+    provenance: dict[str, Any] = {str(target): model.facts["table"] for target, model in models.items()}
+    return build_problem(
+        run.space,
+        {str(target): AtStatistic(model, statistic_of(run, target)) for target, model in models.items()},
+        {str(target): value for target, value in budgets_of(run).items()},
+        extra=extra,
+        units={str(target): model.unit for target, model in models.items()},
+        provenance=provenance,
+    )
+
+
+def predicted_row(model: LatencyModel, encoding: IntArray, statistic: str) -> dict[str, float]:
+    """Return value and interval of one encoding as plain data."""
+    prediction = model.predict(np.atleast_2d(encoding), statistic)
+    return {name: float(getattr(prediction, name)[0]) for name in ("value", "low", "high")}

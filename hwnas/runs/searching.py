@@ -1,0 +1,119 @@
+"""The stage that searches: the supernet's accuracies, the latency models' costs, the budgets as hard limits."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+
+from hwnas import registry
+from hwnas.progress import progress_bar
+from hwnas.runs.budgets import problem_of
+from hwnas.runs.session import Run
+from hwnas.runs.training import trained_supernet
+from hwnas.spaces.base import IntArray
+from hwnas.strategies.base import FloatArray, Sampler
+from hwnas.strategies.runner import run_search
+from hwnas.strategies.state import SearchResult
+from hwnas.supernets.adaptation import adapt
+from hwnas.supernets.base import AnySupernet
+from hwnas.supernets.evaluation import AccuracyEvaluator
+
+
+class SearchWork:
+    """What a strategy needs done: accuracies of the present supernet, its adaptation, its versions on the disk.
+
+    Args:
+        run: The run.
+        supernet: Trained weights; adapted in place.
+    """
+
+    def __init__(self, run: Run, supernet: AnySupernet) -> None:
+        section = run.config.search
+        self._run = run
+        self._supernet = supernet
+        self._folder = run.folder.supernet / "adapted"
+        self._version = 0
+        self._teacher = supernet.extract(run.space.largest)
+        self._evaluator = AccuracyEvaluator(
+            supernet,
+            run.data,
+            section.metric,
+            bn_images=run.config.train.bn_images,
+            validation_images=section.validation_images,
+        )
+
+    def evaluate(self, X: IntArray) -> FloatArray:
+        """Return the accuracies ``[n]`` of encodings ``[n, n_genes]``."""
+        return self._evaluator.evaluate_encodings(X)
+
+    def adapt(self, sampler: Sampler, epochs: float) -> None:
+        """Train the supernet on architectures drawn from ``sampler``; the rate falls to zero over the search."""
+        section = self._run.config.search
+        share = min(1.0, self._version / max(1, section.iterations))
+        adapt(
+            self._supernet,
+            self._run.data,
+            sampler,
+            epochs=epochs,
+            learning_rate=section.adapt_learning_rate * 0.5 * (1.0 + float(np.cos(np.pi * share))),
+            seed=section.seed + 1000 * (self._version + 1),
+            batch_size=self._run.config.train.batch_size,
+            teacher=self._teacher,
+            subnets=2,
+        )
+
+    def save(self, version: int) -> None:
+        """Keep the supernet as a version; only the two latest stay."""
+        self._supernet.save(self._folder / f"v{version}", {"version": version})
+        self._version = version
+        shutil.rmtree(self._folder / f"v{version - 2}", ignore_errors=True)
+
+    def load(self, version: int) -> None:
+        """Bring a kept version back."""
+        self._supernet.load(self._folder / f"v{version}")
+        self._version = version
+
+
+def search_stage(run: Run) -> SearchResult:
+    """Search under the run's budgets, or go on where it stopped.
+
+    Raises:
+        BudgetError: No architecture can keep a budget.
+        ConfigError: Unknown strategy.
+        RunFolderError: The folder holds another search.
+    """
+    section = run.config.search
+    problem = problem_of(run)
+    strategy = registry.load("strategy", section.strategy)(problem, section)
+    work = SearchWork(run, trained_supernet(run))
+    adapts = section.adapt_epochs > 0
+    deadline = None if section.time_budget_minutes is None else 60.0 * section.time_budget_minutes
+    with progress_bar("searching", 1.0) as advance:
+        done = 0.0
+
+        def report(share: float, note: str) -> None:
+            nonlocal done
+            advance(share - done, note)
+            done = share
+
+        return run_search(
+            strategy,
+            problem,
+            evaluate=work.evaluate,
+            folder=run.folder.search,
+            adapt=work.adapt if adapts else None,
+            save_supernet=work.save if adapts else None,
+            load_supernet=work.load if adapts else None,
+            on_progress=report,
+            deadline_s=deadline,
+        )
+
+
+def searched_supernet(run: Run, result: SearchResult) -> AnySupernet:
+    """Return the supernet that the result's accuracies belong to."""
+    version = max((member.version for member in result.members), default=0)
+    supernet = run.new_supernet()
+    folder = run.folder.supernet / "adapted" / f"v{version}"
+    supernet.load(folder if folder.is_dir() else run.folder.supernet)
+    return supernet

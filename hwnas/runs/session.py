@@ -1,0 +1,66 @@
+"""One run in progress: its configuration and the objects that its stages share, each made when first needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hwnas import registry
+from hwnas.config import Budget, RunConfig
+from hwnas.datasets.data import ImageData, load_data
+from hwnas.errors import ConfigError
+from hwnas.runs.folder import RunFolder
+from hwnas.spaces.base import SearchSpace
+from hwnas.supernets.base import AnySupernet
+from hwnas.targets import Device, Target, find_device
+
+
+class Run:
+    """A run file, its folder, and what both lead to.
+
+    Args:
+        config: The run file as resolved.
+        runs: Folder that holds run folders.
+
+    Raises:
+        ConfigError: A target is malformed or named twice.
+        RunFolderError: The run's folder belongs to another configuration.
+    """
+
+    def __init__(self, config: RunConfig, runs: Path) -> None:
+        self.config = config
+        self.targets = tuple(Target.parse(entry.target) for entry in config.targets)
+        if len(set(self.targets)) != len(self.targets):
+            raise ConfigError("every target of a run file must be named once.")
+        self.devices: dict[str, Device] = {target.device: find_device(target.device) for target in self.targets}
+        for target in self.targets:
+            registry.load("backend", target.runtime)
+        self.folder = RunFolder(runs / config.name, config)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images, split."""
+        return load_data(self.config.data)
+
+    @cached_property
+    def space(self) -> SearchSpace[Any]:
+        """The search space; classes and channels follow the data unless the run file sets them."""
+        settings = {
+            "classes": len(self.data.classes),
+            "in_channels": self.data.channels,
+            **self.config.space.settings,
+        }
+        space: SearchSpace[Any] = registry.load("space", self.config.space.name)(**settings)
+        return space
+
+    def new_supernet(self) -> AnySupernet:
+        """Return a supernet of the space with fresh weights."""
+        supernet: AnySupernet = registry.load("supernet", self.config.space.name)(
+            self.space, seed=self.config.train.seed
+        )
+        return supernet
+
+    def budget(self, target: Target) -> Budget | None:
+        """Return the budget of a target as the run file has it."""
+        return self.config.targets[self.targets.index(target)].budget

@@ -1,0 +1,182 @@
+"""The stage between search and fine-tuning: candidates are measured on their target before anything is spent on them.
+
+The most accurate members that the model promises to keep the budget are built with the space's layer graph and measured
+under the table's reference condition. The first whose measured interval keeps the budget becomes the winner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from hwnas import registry
+from hwnas.devices.models import ModelFiles
+from hwnas.devices.session import open_session
+from hwnas.errors import BudgetError
+from hwnas.files import Journal, read_json, write_json
+from hwnas.latency.measurement import MeasureItem, Measurement
+from hwnas.latency.measuring import measure_networks
+from hwnas.latency.protocol import Protocol
+from hwnas.progress import progress_bar
+from hwnas.runs.budgets import budgets_of, predicted_row, problem_of, statistic_of
+from hwnas.runs.profiling import model_of
+from hwnas.runs.session import Run
+from hwnas.spaces.base import IntArray
+from hwnas.strategies.archive import Member, front
+from hwnas.strategies.state import SearchResult
+from hwnas.targets import Target
+
+AT_ONCE = 6
+MOST = 24
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A winner of the search on one target.
+
+    Attributes:
+        target: The target.
+        identifier: Name of the architecture (``SearchSpace.id_of``).
+        encoding: Its canonical encoding.
+        validation_accuracy: Accuracy on the validation split, with supernet weights.
+        budget: The target's budget in its unit; None without one.
+        predicted: ``value``, ``low``, ``high`` of the latency model.
+        measured: ``value``, ``low``, ``high`` measured before fine-tuning; None without a budget.
+    """
+
+    target: Target
+    identifier: str
+    encoding: tuple[int, ...]
+    validation_accuracy: float
+    budget: float | None
+    predicted: dict[str, float]
+    measured: dict[str, float] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**vars(self), "target": str(self.target), "encoding": list(self.encoding)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Pick:
+        """Read what :meth:`as_dict` wrote."""
+        return cls(**{**value, "target": Target.parse(value["target"]), "encoding": tuple(value["encoding"])})
+
+
+def _build(run: Run, target: Target, encoding: IntArray, folder: Path) -> ModelFiles:
+    backend = registry.load("backend", target.runtime)()
+    graph = run.space.graph(run.space.decode(encoding))
+    files: ModelFiles = backend.build_network(
+        graph, target.precision, folder / run.space.id_of(encoding), batch=target.batch
+    )
+    return files
+
+
+def measure_encodings(
+    run: Run, target: Target, encodings: Sequence[IntArray], journal: Path, *, rounds: int, title: str
+) -> list[Measurement]:
+    """Measure networks of a run's space on a target under the condition of its latency model.
+
+    Args:
+        run: The run.
+        target: The target.
+        encodings: Canonical encodings.
+        journal: Journal of this measurement; the same one resumes.
+        rounds: Rounds of the protocol.
+        title: Title of the progress bar.
+    """
+    model = model_of(run, target)
+    with (
+        open_session(run.devices[target.device]) as session,
+        TemporaryDirectory(prefix="hwnas-networks-") as folder,
+        progress_bar(title, 1.0) as advance,
+    ):
+        items = [
+            MeasureItem(run.space.id_of(row), partial(_build, run, target, row, Path(folder))) for row in encodings
+        ]
+        protocol = Protocol(rounds=rounds, seed=run.config.profile.seed + 1)
+        return measure_networks(
+            session, target, items, protocol, Journal(journal), on_progress=advance, reference=model.canaries
+        )
+
+
+def at_statistic(measurement: Measurement, statistic: str) -> dict[str, float]:
+    """Return value and interval of a measurement at a statistic: the median's, moved by the raw samples' ratio."""
+    ratio = measurement.percentiles[statistic] / measurement.percentiles["p50"]
+    return {name: ratio * float(getattr(measurement, name)) for name in ("value", "low", "high")}
+
+
+def _candidates(result: SearchResult, run: Run, target: Target) -> list[Member]:
+    problem = problem_of(run)
+    view = next(view for view in problem.views if view.name == str(target))
+    column = problem.cost_names.index(str(target))
+    feasible = [m for m in result.members if bool(view.feasible(np.array([m.G]).reshape(1, -1))[0])]
+    best = {m.key for m in front(result.members, view)}
+    return sorted(feasible, key=lambda m: (-m.accuracy, m.key not in best, m.costs[column]))
+
+
+def _pick(run: Run, target: Target, member: Member, measured: dict[str, float] | None) -> Pick:
+    encoding = np.array(member.encoding, dtype=np.int64)
+    return Pick(
+        target=target,
+        identifier=run.space.id_of(encoding),
+        encoding=member.encoding,
+        validation_accuracy=member.accuracy,
+        budget=budgets_of(run).get(target),
+        predicted=predicted_row(model_of(run, target), encoding, statistic_of(run, target)),
+        measured=measured,
+    )
+
+
+def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
+    """Return the winners of a target, most accurate first; each was measured to keep the budget.
+
+    Raises:
+        BudgetError: None of the candidates keeps it.
+    """
+    wanted = run.config.export.winners
+    candidates = _candidates(result, run, target)
+    budget = budgets_of(run).get(target)
+    if budget is None:
+        return [_pick(run, target, member, None) for member in candidates[:wanted]]
+    picks: list[Pick] = []
+    closest = float("inf")
+    for start in range(0, min(MOST, len(candidates)), AT_ONCE):
+        members = candidates[start : start + AT_ONCE]
+        measured = measure_encodings(
+            run,
+            target,
+            [np.array(member.encoding, dtype=np.int64) for member in members],
+            run.folder.path / "shortlist" / f"{target.slug}-{start}.jsonl",
+            rounds=run.config.profile.rounds,
+            title=f"measuring candidates on {target}",
+        )
+        for member, measurement in zip(members, measured, strict=True):
+            if measurement.failure is not None:
+                continue
+            row = at_statistic(measurement, statistic_of(run, target))
+            closest = min(closest, row["high"])
+            if row["high"] <= budget:
+                picks.append(_pick(run, target, member, row))
+        if len(picks) >= wanted:
+            return picks[:wanted]
+    if not picks:
+        raise BudgetError(
+            f"none of the {min(MOST, len(candidates))} best candidates keeps the budget of {budget:.4g} on {target} when "
+            f"measured; the closest came to {closest:.4g}. Raise the budget to that, or search longer (search.iterations)."
+        )
+    return picks
+
+
+def shortlist_stage(run: Run, result: SearchResult) -> list[Pick]:
+    """Return the winners of every target; kept in ``shortlist.json``, which is read back when the run is resumed."""
+    path = run.folder.path / "shortlist.json"
+    if not path.exists():
+        picks = [pick for target in run.targets for pick in shortlist(run, target, result)]
+        write_json(path, [pick.as_dict() for pick in picks])
+    return [Pick.from_dict(entry) for entry in read_json(path)]
