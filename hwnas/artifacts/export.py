@@ -20,13 +20,15 @@ from hwnas.artifacts.pipeline import (
     complete,
     environment,
     existing,
-    export_record,
+    quantisation,
     weights_digest,
 )
+from hwnas.artifacts.recheck import VerifyReport, verify_artifact
 from hwnas.artifacts.records import Accuracy, Calibration, Licence, Predicted
 from hwnas.artifacts.samples import COUNT, write_samples
 from hwnas.artifacts.source import Source, prediction_of
 from hwnas.artifacts.timing import absolute, judge, protocol_of
+from hwnas.artifacts.user_models import export_model
 from hwnas.artifacts.verification import accuracy_on, check_gate, gate_counts, torch_accuracy
 from hwnas.config import Budget, ExportSection
 from hwnas.devices.models import LoadedModel
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from hwnas.datasets.data import ImageData
     from hwnas.devices.session import Session
     from hwnas.latency.model import LatencyModel
+
+__all__ = ["Artifact", "VerifyReport", "export_model", "export_winner", "verify_artifact"]
 
 STEPS = 8
 PARITY_IMAGES = 32
@@ -192,11 +196,12 @@ class _Job:
         )
         steps("writing scripts, card and manifest")
         parts |= winner.described() | {
-            "quantisation": export_record(work).get("quantisation"),
+            "quantisation": quantisation(work),
             "parity": parity,
             "accuracy": accuracy,
             "calibration": calibration_entry,
             "measured": measured,
+            "canaries": dict(self.reference or {}),
             "budgets": budgets,
         }
         return complete(work, files, parts)

@@ -33,7 +33,11 @@ SCHEMA_VERSION = "1.0"
 
 
 class Manifest(Record):
-    """Everything that is known of an artifact; ``request`` is the digest of what was asked for."""
+    """Everything that is known of an artifact.
+
+    ``request`` is the digest of what was asked for; ``canaries`` are the reference latencies of the table that
+    prediction, measurement and budget stand for (empty: none, the measurement is raw).
+    """
 
     schema_version: str = SCHEMA_VERSION
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -59,6 +63,7 @@ class Manifest(Record):
     parity_reference: str = "torch"
     accuracy: Accuracy | None = None
     calibration: Calibration | None = None
+    canaries: dict[str, float] = Field(default_factory=dict)
     budgets: tuple[BudgetEntry, ...] = ()
     licence: Licence
 

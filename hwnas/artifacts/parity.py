@@ -52,21 +52,32 @@ def compare_outputs(reference: NDArray[Any], found: NDArray[Any], tolerance: flo
     )
 
 
-def run_images(session: Runner, loaded: LoadedModel, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Run ``images`` ``[n, c, h, w]`` through a loaded model of fixed batch; the last batch is filled up and cut again.
+def run_inputs(session: Runner, loaded: LoadedModel, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Run inputs ``[n, ...]`` by name through a loaded model of fixed batch; the last batch is filled up and cut again.
 
     Returns:
         Output name -> ``[n, ...]``.
+
+    Raises:
+        ArtifactError: The names are not the model's, or there is nothing to run.
     """
-    entry = loaded.inputs[0]
-    batch = max(1, entry.shape[0]) if entry.shape else 1
+    names = {entry.name for entry in loaded.inputs}
+    counts = {len(value) for value in inputs.values()}
+    if set(inputs) != names or len(counts) != 1 or 0 in counts:
+        raise ArtifactError(f"inputs {sorted(inputs)} of {sorted(counts)} rows do not fit the model's {sorted(names)}.")
+    count, batch = counts.pop(), max(1, loaded.inputs[0].shape[0]) if loaded.inputs[0].shape else 1
     parts: dict[str, list[NDArray[Any]]] = {}
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        filled = np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), axis=0)])
-        for name, value in session.run(loaded.handle, {entry.name: np.ascontiguousarray(filled)}).items():
-            parts.setdefault(name, []).append(np.asarray(value)[: len(chunk)])
+    for start in range(0, count, batch):
+        rows = np.minimum(np.arange(start, start + batch), count - 1)
+        chunk = {name: np.ascontiguousarray(value[rows]) for name, value in inputs.items()}
+        for name, value in session.run(loaded.handle, chunk).items():
+            parts.setdefault(name, []).append(np.asarray(value)[: count - start])
     return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def run_images(session: Runner, loaded: LoadedModel, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Run ``images`` ``[n, c, h, w]`` through a loaded model with one input; see :func:`run_inputs`."""
+    return run_inputs(session, loaded, {loaded.inputs[0].name: images})
 
 
 def torch_outputs(module: torch.nn.Module, images: NDArray[np.float32]) -> list[NDArray[Any]]:

@@ -148,11 +148,11 @@ def environment(session: Session, target: Target, loaded: LoadedModel) -> dict[s
     }
 
 
-def export_record(folder: Path) -> dict[str, Any]:
-    """Return what the backend recorded of the export, empty if nothing."""
+def quantisation(folder: Path) -> dict[str, Any] | None:
+    """Return what the backend recorded of an export that quantised, else None."""
     path = folder / EXPORT_RECORD
-    record = read_json(path) if path.is_file() else {}
-    return record if isinstance(record, dict) else {}
+    record = read_json(path) if path.is_file() else None
+    return record if isinstance(record, dict) and "quantiser" in record else None
 
 
 def _files(folder: Path, files: ModelFiles, last: Mapping[str, Role]) -> tuple[FileEntry, ...]:

@@ -183,7 +183,7 @@ class Calibration(Record):
 class BudgetEntry(Record):
     """A budget and its verdict after ``tries`` measurements."""
 
-    statistic: str
+    statistic: Literal["p50", "p90", "p99"]
     max_ms: float = Field(gt=0)
     verdict: Literal["kept", "broken"]
     tries: int = Field(ge=1)

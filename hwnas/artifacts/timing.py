@@ -70,7 +70,9 @@ def judge(
     if limit is None:
         return measured_entry(measure()), ()
     outcome = verdict(measure, limit, statistic)
-    entry = BudgetEntry(statistic=statistic, max_ms=limit, verdict=outcome.kind, tries=outcome.tries)
+    entry = BudgetEntry(
+        statistic=budget.statistic if budget else "p50", max_ms=limit, verdict=outcome.kind, tries=outcome.tries
+    )
     return measured_entry(outcome.decisive), (entry,)
 
 

@@ -99,7 +99,9 @@ def check_calibration(calibration: Any, shape: tuple[int, ...]) -> FloatArray:
         ConfigError: They are absent, empty, of another shape, not numbers or not finite.
     """
     if calibration is None:
-        raise ConfigError("int8 needs calibration images: pass calibration=array of shape [n, channels, height, width].")
+        raise ConfigError(
+            "int8 needs calibration images: pass calibration=array of shape [n, channels, height, width]."
+        )
     array = np.asarray(calibration)
     if array.dtype.kind not in "fiu":
         raise ConfigError(f"calibration images must be numbers, not {array.dtype}.")
@@ -251,6 +253,8 @@ def _check_example(example: torch.Tensor) -> tuple[int, ...]:
     import torch
 
     if not isinstance(example, torch.Tensor) or example.dtype != torch.float32 or example.ndim < 2 or not len(example):
-        what = f"{example.dtype} {tuple(example.shape)}" if isinstance(example, torch.Tensor) else type(example).__name__
+        what = (
+            f"{example.dtype} {tuple(example.shape)}" if isinstance(example, torch.Tensor) else type(example).__name__
+        )
         raise ConfigError(f"example must be a float32 tensor [n, channels, height, width] with n >= 1, not {what}.")
     return tuple(example.shape[1:])

@@ -11,7 +11,9 @@ from hwnas.spaces.graph import LayerGraph
 INPUT = "input"
 OUTPUT = "output"
 
-OVERHEAD_OPS = frozenset({"ReorderInput", "ReorderOutput", "Reorder", "Transpose", "Convert", "Input", "Output", "Const"})
+OVERHEAD_OPS = frozenset(
+    {"ReorderInput", "ReorderOutput", "Reorder", "Transpose", "Convert", "Input", "Output", "Const"}
+)
 """Operations a runtime inserts between kernels on its own: changes of layout and precision."""
 
 _SEPARATOR = re.compile(r"[._/:]")
@@ -27,14 +29,15 @@ def tensor_names(graph: LayerGraph) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=64)
 def _blocks_by_name(graph: LayerGraph) -> dict[str, str]:
-    blocks = {layer.name: layer.block for layer in graph.layers}
+    blocks = {layer.block: layer.block for layer in graph.layers}
+    blocks.update({layer.name: layer.block for layer in graph.layers})
     blocks[INPUT] = graph.layers[0].block
     blocks[OUTPUT] = graph.layers[-1].block
     return blocks
 
 
 def block_of_name(name: str, graph: LayerGraph) -> str | None:
-    """Return the block of the layer whose name ``name`` is, or is with a suffix (``_nchwc``, ``.dequantize``, ``/Add``)."""
+    """Return the block of the layer or block whose name ``name`` starts with, suffixes such as ``/Add`` taken off."""
     blocks = _blocks_by_name(graph)
     end = len(name)
     while end > 0:

@@ -24,8 +24,13 @@ _PASSING = frozenset({"flatten", "max_pool"})
 """Operations through which quantisation moves towards their input."""
 
 
-def _is_depthwise(layer: Layer) -> bool:
+def _is_grouped(layer: Layer) -> bool:
     return layer.op == "conv" and layer.groups > 1
+
+
+def _named(node: Any, name: str) -> Any:
+    node.set_friendly_name(name)
+    return node
 
 
 def quantised_layers(graph: LayerGraph) -> frozenset[str]:
@@ -57,8 +62,9 @@ class _Writer:
         self.raw: dict[str, Any] = {}
         self.quantised: dict[str, Any] = {}
 
-    def constant(self, array: NDArray[Any]) -> Any:
-        return self.ops.constant(array)
+    def constant(self, name: str, array: NDArray[Any]) -> Any:
+        """Add a constant. Everything is named, or files of one network would differ by OpenVINO's running numbers."""
+        return _named(self.ops.constant(array), name)
 
     def read(self, layer: Layer) -> list[Any]:
         """Return the nodes a layer reads, quantised where it wants them so."""
@@ -68,18 +74,18 @@ class _Writer:
 
     def weight(self, layer: Layer) -> tuple[Any, NDArray[np.float32] | None]:
         """Return the weight node, in OpenVINO's layout, and the bias."""
-        shape = layer.weight_shape
-        if _is_depthwise(layer):
-            shape = (layer.groups, shape[0] // layer.groups, *shape[1:])
+        shape, name = layer.weight_shape, f"{layer.name}.weight"
+        outer = 1
+        if _is_grouped(layer):
+            shape, outer = (layer.groups, shape[0] // layer.groups, *shape[1:]), 2
         if not self.int8:
             weight, bias = float_weights(layer, self.pool, self.weights)
-            return self.constant(weight.reshape(shape)), bias
+            return self.constant(name, weight.reshape(shape)), bias
         found = int8_weights(layer, self.pool, self.weights)
-        scale_shape = shape[: 2 if _is_depthwise(layer) else 1] + (1,) * (len(shape) - (2 if _is_depthwise(layer) else 1))
-        steps = self.ops.convert(self.constant(found.steps.reshape(shape)), np.float32)
-        scaled = self.ops.multiply(steps, self.constant(found.scale.reshape(scale_shape)))
-        scaled.set_friendly_name(f"{layer.name}.weight")
-        return scaled, found.bias
+        scale = found.scale.reshape(shape[:outer] + (1,) * (len(shape) - outer))
+        steps = self.ops.convert(self.constant(f"{name}.steps", found.steps.reshape(shape)), np.float32)
+        scaled = self.ops.multiply(_named(steps, f"{name}.float"), self.constant(f"{name}.scale", scale))
+        return _named(scaled, name), found.bias
 
     def compute(self, layer: Layer, source: Any) -> Any:
         """Add a convolution or linear layer with its bias; the sum carries the layer's name."""
@@ -88,39 +94,34 @@ class _Writer:
             node = self.ops.matmul(source, weight, False, True)
         else:
             pads = [layer.padding] * 2
-            convolution = self.ops.group_convolution if _is_depthwise(layer) else self.ops.convolution
+            convolution = self.ops.group_convolution if _is_grouped(layer) else self.ops.convolution
             node = convolution(source, weight, [layer.stride] * 2, pads, pads, [1, 1])
         if bias is None:
             return node
-        node.set_friendly_name(f"{layer.name}/WithoutBiases")
-        tail = (1, 1) if layer.op == "conv" else ()
-        return self.ops.add(node, self.constant(bias.reshape(1, -1, *tail)))
+        shape = (1, -1, 1, 1) if layer.op == "conv" else (1, -1)
+        node = _named(node, f"{layer.name}/WithoutBiases")
+        return self.ops.add(node, self.constant(f"{layer.name}.bias", bias.reshape(shape)))
 
     def operation(self, layer: Layer, inputs: list[Any]) -> Any:
         """Add the node of a layer."""
-        ops = self.ops
+        ops, name = self.ops, layer.name
         if layer.op in ("conv", "linear"):
             return self.compute(layer, inputs[0])
-        if layer.op == "relu":
-            return ops.relu(inputs[0])
-        if layer.op == "hswish":
-            return ops.hswish(inputs[0])
         if layer.op == "hsigmoid":
-            alpha, beta = np.array(1 / 6, dtype=np.float32), np.array(0.5, dtype=np.float32)
-            return ops.hard_sigmoid(inputs[0], self.constant(alpha), self.constant(beta))
+            alpha = self.constant(f"{name}.alpha", np.array(1 / 6, dtype=np.float32))
+            return ops.hard_sigmoid(inputs[0], alpha, self.constant(f"{name}.beta", np.array(0.5, dtype=np.float32)))
         if layer.op == "global_pool":
-            return ops.reduce_mean(inputs[0], self.constant(np.array([2, 3], dtype=np.int64)), True)
+            return ops.reduce_mean(inputs[0], self.constant(f"{name}.axes", np.array([2, 3], dtype=np.int64)), True)
         if layer.op == "flatten":
-            return ops.reshape(inputs[0], self.constant(np.array([0, -1], dtype=np.int64)), True)
+            return ops.reshape(inputs[0], self.constant(f"{name}.shape", np.array([0, -1], dtype=np.int64)), True)
         if layer.op == "max_pool":
             window, pads = [layer.kernel] * 2, [layer.padding] * 2
-            return ops.max_pool(inputs[0], [layer.stride] * 2, [1, 1], pads, pads, window).output(0)
-        return {"add": ops.add, "mul": ops.multiply}[layer.op](*inputs)
+            return ops.max_pool(inputs[0], [layer.stride] * 2, [1, 1], pads, pads, window)
+        return {"relu": ops.relu, "hswish": ops.hswish, "add": ops.add, "mul": ops.multiply}[layer.op](*inputs)
 
     def finish(self, layer: Layer, node: Any, name: str) -> None:
         """Name a layer's output and quantise it where its readers want that."""
-        output = node if hasattr(node, "get_names") else node.output(0)
-        output.get_node().set_friendly_name(name)
+        output = _named(node, name).output(0)
         output.set_names({name})
         self.raw[layer.name] = output
         if layer.name not in self.wanted:
@@ -129,14 +130,15 @@ class _Writer:
             self.quantised[layer.name] = output
             return
         found = self.ranges[layer.name]
-        low = self.constant(np.array(found.low, dtype=np.float32))
-        high = self.constant(np.array(found.high, dtype=np.float32))
+        low = self.constant(f"{name}/fq_output_0/low", np.array(found.low, dtype=np.float32))
+        high = self.constant(f"{name}/fq_output_0/high", np.array(found.high, dtype=np.float32))
         converted = self.ops.fake_quantize(output, low, high, low, high, 256)
-        converted.set_friendly_name(f"{name}/fq_output_0")
-        self.quantised[layer.name] = converted.output(0)
+        self.quantised[layer.name] = _named(converted, f"{name}/fq_output_0").output(0)
 
 
-def build_model(graph: LayerGraph, precision: str, *, batch: int = 1, seed: int = 0, weights: Weights | None = None) -> Any:
+def build_model(
+    graph: LayerGraph, precision: str, *, batch: int = 1, seed: int = 0, weights: Weights | None = None
+) -> Any:
     """Return the ``openvino.Model`` of a layer graph.
 
     Args:
@@ -156,6 +158,5 @@ def build_model(graph: LayerGraph, precision: str, *, batch: int = 1, seed: int 
     writer.finish(first, parameter, INPUT)
     for layer in graph.layers[1:]:
         writer.finish(layer, writer.operation(layer, writer.read(layer)), names[layer.name])
-    result = writer.ops.result(writer.raw[last.name])
-    result.set_friendly_name(f"{OUTPUT}/sink_port_0")
+    result = _named(writer.ops.result(writer.raw[last.name]), f"{OUTPUT}/sink_port_0")
     return writer.ov.Model([result], [parameter], "hwnas")

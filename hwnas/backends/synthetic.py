@@ -69,7 +69,9 @@ def _given(layer: Layer, weights: Weights) -> tuple[FloatArray, FloatArray | Non
         raise ModelFileError(f"weight of layer {layer.name!r} has shape {weight.shape}, not {layer.weight_shape}.")
     bias = weights[layer.name][1]
     if (bias is not None) != layer.bias:
-        raise ModelFileError(f"layer {layer.name!r} has bias={layer.bias} in the graph, but bias={bias is not None} given.")
+        raise ModelFileError(
+            f"layer {layer.name!r} has bias={layer.bias} in the graph, but bias={bias is not None} given."
+        )
     if bias is None:
         return weight, None
     bias = np.ascontiguousarray(bias, dtype=np.float32)

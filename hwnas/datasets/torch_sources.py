@@ -140,7 +140,10 @@ def torchvision_source(name: str, root: Path, download: bool) -> DatasetSource:
             "Write a function that returns it and give data.source as pkg.mod:function."
         ) from error
     if TRAIN not in parts:
-        raise DataError(f"torchvision data set {name} has no training part. Give data.source as pkg.mod:function.")
+        raise DataError(
+            f"torchvision data set {name} has no training part under its own settings. "
+            "Write a function that returns it and give data.source as pkg.mod:function."
+        )
     return DatasetSource(name, parts, {"source": "torchvision", "name": name, "listing": _listing(root)})
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hwnas.devices.transport import Launch
+from hwnas.devices.transport import Launch, kill_group
 from hwnas.errors import DeviceError
 from hwnas_profilers import protocol
 from hwnas_profilers.protocol import Frame, ProtocolError
@@ -72,6 +72,11 @@ class Channel:
         """Process number of the local end."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
     def _read_frames(self) -> None:
         stream = self._process.stdout
         assert stream is not None
@@ -104,7 +109,7 @@ class Channel:
                 self._stderr += chunk
                 del self._stderr[:-STDERR_KEPT_BYTES]
                 if self._stderr_bytes > STDERR_LIMIT_BYTES:
-                    self._kill_group()
+                    kill_group(self._process)
                     return
 
     def _write_frames(self) -> None:
@@ -174,13 +179,6 @@ class Channel:
         lines = [line.strip() for line in bytes(self._stderr).decode("utf-8", "replace").splitlines() if line.strip()]
         return f"; it said: {' | '.join(lines[-4:])[-800:]}" if lines else ""
 
-    def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError, OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-
     def close(self, grace_s: float = 0.0) -> None:
         """End the worker and every process it started; wait ``grace_s`` for it to leave by itself."""
         if self._closed:
@@ -190,12 +188,11 @@ class Channel:
         if grace_s > 0:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=grace_s)
-        self._kill_group()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5.0)
-        for thread in self._threads:
+        kill_group(self._process)
+        for thread, stream in zip(
+            self._threads, (self._process.stdout, self._process.stderr, self._process.stdin), strict=True
+        ):
             thread.join(timeout=1.0)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
+            if stream is not None and not thread.is_alive():  # closing under a blocked reader would wait for it
                 with contextlib.suppress(OSError):
                     stream.close()

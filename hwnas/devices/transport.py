@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from hwnas.devices.zipapp import cached_agent, plugin_runtimes
 from hwnas.errors import ConfigError, DeviceError
@@ -69,24 +73,44 @@ def remote_argv(device: Device, words: Sequence[str]) -> list[str]:
 def _call(device: Device, script: str, deadline_s: float, stdin: Path | None = None) -> str:
     """Run a shell script on the device and return what it printed."""
     argv = remote_argv(device, ["sh", "-c", script])
-    try:
-        with open(stdin or os.devnull, "rb") as source:
-            done = subprocess.run(argv, stdin=source, capture_output=True, timeout=deadline_s, check=False)
-    except FileNotFoundError as error:
+    # files, not pipes: a connection that ssh keeps open in the background would keep a pipe open too
+    with open(stdin or os.devnull, "rb") as source, TemporaryFile() as stdout, TemporaryFile() as stderr:
+        try:
+            process = subprocess.Popen(argv, stdin=source, stdout=stdout, stderr=stderr, start_new_session=True)
+        except OSError as error:
+            raise DeviceError(
+                f"device {device.name}: there is no program {argv[0]!r} on this machine to reach it with ({error.strerror})."
+            ) from error
+        try:
+            status = process.wait(timeout=deadline_s)
+        except subprocess.TimeoutExpired as error:
+            kill_group(process)
+            raise DeviceError(
+                f"device {device.name} did not answer within {deadline_s:g} s. Is it on? Try: {_by_hand(device)}"
+            ) from error
+        answer, said = (_read_back(stream) for stream in (stdout, stderr))
+    if status != 0:
         raise DeviceError(
-            f"device {device.name}: there is no program {argv[0]!r} on this machine to reach it with."
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise DeviceError(
-            f"device {device.name} did not answer within {deadline_s:g} s. Is it on? Try: {_by_hand(device)}"
-        ) from error
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip()[-800:]
-        raise DeviceError(
-            f"device {device.name} cannot be reached or prepared (exit status {done.returncode}): {said or 'no message'}. "
+            f"device {device.name} cannot be reached or prepared (exit status {status}): {said.strip()[-800:] or 'no message'}. "
             f"Try by hand: {_by_hand(device)}"
         )
-    return done.stdout.decode("utf-8", "replace")
+    return answer
+
+
+def _read_back(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read(1 << 20).decode("utf-8", "replace")
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process started with ``start_new_session`` and all it started, and wait a little for its end."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=5.0)
 
 
 def _by_hand(device: Device) -> str:

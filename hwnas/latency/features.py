@@ -152,7 +152,7 @@ class FeatureExtractor:
             stages[:, stage, 1] += traffic[:, position]
             stages[:, stage, 2] += present[:, position]
         totals = np.column_stack([blocks.sum(axis=1), present.sum(axis=1)])
-        return np.concatenate([totals, stages.reshape(len(ids), -1)], axis=1)
+        return np.concatenate([totals, stages.reshape(len(ids), stages.shape[1] * stages.shape[2])], axis=1)
 
     def matrix(self, X: IntArray) -> FloatArray:
         """Return the features ``[n, len(names)]`` of encodings ``[n, n_genes]``.

@@ -160,7 +160,7 @@ def _fit(counts: FloatArray, prior: FloatArray, overhead: float, y: FloatArray, 
         free &= ~low
     factors = np.maximum(factors, _SMALLEST_FACTOR * common)
     factors[-1] *= start
-    return factors
+    return np.asarray(factors, dtype=np.float64)
 
 
 def fit_prices(rows: Sequence[LatencyRow], extractor: FeatureExtractor, weights: FloatArray) -> BlockPrices | None:

@@ -15,17 +15,22 @@ OnProgress = Callable[[float, str], None]
 """``on_progress(step, note)``: the steps of one piece of work add up to 1."""
 
 
+_DECIMALS = 6
+
+
 @dataclass(frozen=True)
 class MeasureItem:
     """A network to measure.
 
     Attributes:
         key: Row key, unique in a session.
-        files: Its files, or a function that builds them when the network is first loaded.
+        files: Its files, or a function that builds them when the network is loaded.
+        release: Called when the network is no longer loaded; may remove the files.
     """
 
     key: str
     files: ModelFiles | Callable[[], ModelFiles]
+    release: Callable[[], None] | None = None
 
     def obtain(self) -> ModelFiles:
         """Return the files, built now if need be."""
@@ -65,9 +70,9 @@ class Cell:
 
     @classmethod
     def from_burst(cls, burst: Burst, key: str, unit: tuple[int, int, int], attempts: int) -> Cell:
-        """Return the cell of a burst."""
+        """Return the cell of a burst; samples are rounded to nanoseconds, as the journal keeps them."""
         group, number, epoch = unit
-        samples = np.asarray(burst.samples, dtype=np.float64)
+        samples = np.round(np.asarray(burst.samples, dtype=np.float64), _DECIMALS)
         return cls(
             key,
             group,
@@ -82,7 +87,7 @@ class Cell:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the journal keeps beside group, round and epoch."""
-        samples = [round(float(value), 6) for value in self.samples]
+        samples = [float(value) for value in self.samples]
         entry: dict[str, Any] = {"key": self.key, "samples": samples, "attempts": self.attempts}
         entry |= {"pressure": self.pressure, "switches": self.switches}
         return entry | ({"failure": list(self.failure)} if self.failure else {})

@@ -155,7 +155,7 @@ def measure_session(
                 for name, files in canaries.items():
                     group.load_canary(name, files)
                 for key in needed:
-                    group.load(key, by_key[key])
+                    group.load(by_key[key])
                     _inspect(group, key, inspect)
                 burst(session, group.handles, list(group.handles), (index, -1, state.epoch), WARM_UP)
                 for number in rounds:

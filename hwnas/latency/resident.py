@@ -57,12 +57,15 @@ class Resident:
         self.protocol = protocol
         self.state = state
         self.handles: dict[str, str] = {}
+        self.items: list[MeasureItem] = []
 
-    def load(self, key: str, obtain: MeasureItem) -> None:
+    def load(self, item: MeasureItem) -> None:
         """Load one network; a failure is recorded, not raised. A crash is tried once more."""
+        key = item.key
+        self.items.append(item)
         for attempt in range(2):
             try:
-                files = obtain.obtain()
+                files = item.obtain()
                 model = self.session.load(files, self.target)
             except MeasurementFailure as failure:
                 if attempt == 0 and failure.kind not in _FINAL_KINDS:
@@ -93,6 +96,10 @@ class Resident:
             with contextlib.suppress(MeasurementFailure):
                 self.session.unload(handle)
         self.handles.clear()
+        for item in self.items:
+            if item.release is not None:
+                item.release()
+        self.items.clear()
 
 
 def burst(

@@ -50,6 +50,8 @@ class TwoWayFit:
 
 def nanmedian(values: FloatArray, axis: int) -> FloatArray:
     """Median that ignores NaN and gives NaN, without a warning, where there is nothing else."""
+    if not np.isnan(values).any() and values.shape[axis]:
+        return np.asarray(np.median(values, axis=axis), dtype=np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(np.nanmedian(values, axis=axis), dtype=np.float64)
@@ -78,7 +80,7 @@ def bootstrap_medians(values: FloatArray, rng: np.random.Generator, resamples: i
     """Return medians over resampled columns, ``[resamples, n]``, of ``values [n, u]`` (NaN ignored)."""
     columns = values.shape[1]
     draws = rng.integers(0, columns, size=(resamples, columns))
-    return np.stack([nanmedian(values[:, draw], axis=1) for draw in draws])
+    return nanmedian(values[:, draws], axis=2).T
 
 
 def interval_of(

@@ -16,7 +16,7 @@ PARAMETERS: dict[str, Any] = {
     "objective": "reg:squarederror",
     "tree_method": "hist",
     "eta": 0.1,
-    "max_depth": 4,
+    "max_depth": 2,
     "min_child_weight": 2,
     "subsample": 0.8,
     "colsample_bytree": 0.8,
@@ -24,7 +24,7 @@ PARAMETERS: dict[str, Any] = {
     # One thread: sums in a fixed order, so a resumed search continues to the same bits.
     "nthread": 1,
 }
-ROUNDS = 120
+ROUNDS = 200
 FOLDS = 10
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -111,30 +111,26 @@ def evaluate_module(
 
 
 class _BatchCache:
-    """Preprocessed batches by resolution; the least recently used are dropped beyond ``limit`` bytes."""
+    """Preprocessed batches by key, at most ``limit`` bytes; the least recently used are dropped first."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._kept: OrderedDict[int, tuple[list[Batch], list[Batch]]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], list[Batch]] = OrderedDict()
 
-    def get(
-        self, resolution: int, make: Callable[[], tuple[list[Batch], list[Batch]]]
-    ) -> tuple[list[Batch], list[Batch]]:
-        if resolution not in self._kept:
-            self._kept[resolution] = make()
-        self._kept.move_to_end(resolution)
-        while len(self._kept) > 1 and self.size_bytes > self._limit:
-            self._kept.popitem(last=False)
-        return self._kept[resolution]
+    def get(self, key: tuple[str, int], size_bytes: int, make: Callable[[], Iterator[Batch]]) -> Iterable[Batch]:
+        """Return the batches of ``key``; those of more than ``limit`` bytes are made anew each time, one by one."""
+        if size_bytes > self._limit:
+            return make()
+        if key not in self._kept:
+            while self._kept and self.size_bytes + size_bytes > self._limit:
+                self._kept.popitem(last=False)
+            self._kept[key] = list(make())
+        self._kept.move_to_end(key)
+        return self._kept[key]
 
     @property
     def size_bytes(self) -> int:
-        return sum(
-            images.numel() * images.element_size()
-            for lists in self._kept.values()
-            for batches in lists
-            for images, _ in batches
-        )
+        return sum(images.nbytes for batches in self._kept.values() for images, _ in batches)
 
 
 class AccuracyEvaluator:
@@ -150,7 +146,7 @@ class AccuracyEvaluator:
         bn_images: Training images for recalibration.
         validation_images: Validation images (the first of the split's fixed random order); None: all.
         batch_size: Images at once.
-        cache_mb: Memory for preprocessed images, in MiB; at least one resolution is kept.
+        cache_mb: Memory for preprocessed images, in MiB; images beyond it are preprocessed anew each time.
 
     Raises:
         ConfigError: Unknown metric.
@@ -166,7 +162,7 @@ class AccuracyEvaluator:
         bn_images: int = 512,
         validation_images: int | None = None,
         batch_size: int = 128,
-        cache_mb: int = 512,
+        cache_mb: float = 512,
     ) -> None:
         check_fits(supernet.space, data)
         self._supernet = supernet
@@ -175,7 +171,7 @@ class AccuracyEvaluator:
         self._bn_images = min(bn_images, len(data.train))
         self._validation_images = min(validation_images or len(data.validation), len(data.validation))
         self._batch_size = batch_size
-        self._cache = _BatchCache(cache_mb * 2**20)
+        self._cache = _BatchCache(int(cache_mb * 2**20))
 
     def evaluate(self, architecture: Any) -> float:
         """Return the metric of one architecture.
@@ -188,23 +184,23 @@ class AccuracyEvaluator:
     def extract(self, architecture: Any) -> nn.Module:
         """Return the architecture's network, recalibrated, in evaluation mode."""
         network = self._supernet.extract(architecture).eval()
-        recalibrate_bn(network, self._batches(architecture.resolution)[0])
+        recalibrate_bn(network, self._batches(self._data.train, self._bn_images, architecture.resolution))
         return network
 
     def evaluate_network(self, network: nn.Module, resolution: int) -> float:
         """Return the metric of a module on the same validation images, its statistics as they are."""
-        return float(self._metric(*predict_logits(network, self._batches(resolution)[1])))
+        batches = self._batches(self._data.validation, self._validation_images, resolution)
+        return float(self._metric(*predict_logits(network, batches)))
 
     def evaluate_encodings(self, X: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the metric of each encoding, ``[n, n_genes] -> [n]``."""
         space = self._supernet.space
         return np.array([self.evaluate(space.decode(row)) for row in X], dtype=np.float64)
 
-    def _batches(self, resolution: int) -> tuple[list[Batch], list[Batch]]:
-        return self._cache.get(resolution, lambda: self._make_batches(resolution))
-
-    def _make_batches(self, resolution: int) -> tuple[list[Batch], list[Batch]]:
-        def read(split: Split, count: int) -> list[Batch]:
-            return list(split.batches(self._batch_size, resolution, indices=np.arange(count)))
-
-        return read(self._data.train, self._bn_images), read(self._data.validation, self._validation_images)
+    def _batches(self, split: Split, count: int, resolution: int) -> Iterable[Batch]:
+        size_bytes = count * self._data.channels * resolution**2 * 4
+        return self._cache.get(
+            (split.name, resolution),
+            size_bytes,
+            lambda: split.batches(self._batch_size, resolution, indices=np.arange(count)),
+        )

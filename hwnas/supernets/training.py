@@ -8,8 +8,10 @@ from typing import Any
 
 from hwnas.config import TrainSection
 from hwnas.datasets.data import ImageData
+from hwnas.errors import ConfigError
 from hwnas.files import read_json, write_json
 from hwnas.progress import Advance, progress_bar
+from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.supernets.adaptation import AdaptReport, adapt
 from hwnas.supernets.evaluation import AccuracyEvaluator, check_fits
 from hwnas.supernets.phases import phases_of
@@ -72,10 +74,15 @@ def train_supernet(
 
     Raises:
         SpaceError: The space does not fit the data.
-        ConfigError: A phase cannot be used, or the loss is not finite.
+        ConfigError: The space has no phases here, a phase cannot be used, or the loss is not finite.
         RunFolderError: ``folder`` holds the training of another configuration.
         StorageError: Writing failed.
     """
+    if not isinstance(supernet.space, MobileNetV3Space):
+        raise ConfigError(
+            f"progressive shrinking trains supernets of MobileNetV3 spaces, not of {supernet.space.name!r}. "
+            "Train that supernet with its own code and save it into the run's supernet folder."
+        )
     check_fits(supernet.space, data)
     trainer = Trainer(supernet, data, section, folder, sampling)
     resumed = trainer.restore()

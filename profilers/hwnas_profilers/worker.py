@@ -12,61 +12,24 @@ import dataclasses
 import gc
 import hashlib
 import os
-import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from hwnas_profilers import affinity, fingerprint, protocol
+from hwnas_profilers.checks import agent_digest, check_batch, check_finite, classify, described
 from hwnas_profilers.exclusive import MachineLock
 from hwnas_profilers.memory import PeakMemory
 from hwnas_profilers.protocol import Failure, Frame
 from hwnas_profilers.runtimes import find_runtimes
-from hwnas_profilers.runtimes.base import LoadSpec, Model, Runtime, Tensor, example_inputs
+from hwnas_profilers.runtimes.base import LoadSpec, Model, Runtime, example_inputs
 from hwnas_profilers.storage import Storage
 from hwnas_profilers.timing import BurstSpec
 
 Reply = Tuple[Dict[str, Any], List[bytes]]
-
-
-def classify(error: BaseException, otherwise: str) -> Tuple[str, str]:
-    """Return (kind, detail) of any exception; ``otherwise`` is the kind of one that says nothing of itself."""
-    if isinstance(error, Failure):
-        return error.kind, error.detail
-    detail = f"{type(error).__name__}: {error}".strip()[:2000]
-    if isinstance(error, MemoryError) or "bad_alloc" in detail or "ailed to allocate" in detail:
-        return "out_of_memory", detail
-    return otherwise, detail
-
-
-def agent_digest() -> Optional[str]:
-    """Return the sha256 of the zipapp this worker runs from; None if it runs from a folder."""
-    path = Path(sys.argv[0])
-    if path.suffix != ".pyz" or not path.is_file():
-        return None
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _check_finite(model: Model, inputs: Dict[str, np.ndarray]) -> float:
-    """Run once; returns the milliseconds of this first run.
-
-    Raises:
-        Failure: ``wrong_output``, when an output holds NaN or infinity.
-    """
-    start = time.perf_counter_ns()
-    outputs = model.run(inputs)
-    first_run_ms = (time.perf_counter_ns() - start) / 1e6
-    for name, values in outputs.items():
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise Failure("wrong_output", f"output {name} holds NaN or infinity for standard normal inputs")
-    return first_run_ms
-
-
-def _described(tensors: Sequence[Tensor]) -> List[Dict[str, Any]]:
-    return [{"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype} for tensor in tensors]
 
 
 class Worker:
@@ -188,8 +151,9 @@ class Worker:
         model = runtime.load(path, spec)
         load_ms = (time.perf_counter_ns() - start) / 1e6
         peak = memory.growth_bytes()
+        check_batch(model, spec.batch)
         model.verify()
-        first_run_ms = _check_finite(model, example_inputs(model.inputs))
+        first_run_ms = check_finite(model, example_inputs(model.inputs))
         self._models[handle] = model
         self._threads[handle] = spec.threads
         return {
@@ -198,8 +162,8 @@ class Worker:
             "provider": model.provider,
             "device": model.device,
             "precision": model.precision,
-            "inputs": _described(model.inputs),
-            "outputs": _described(model.outputs),
+            "inputs": described(model.inputs),
+            "outputs": described(model.outputs),
             "load_ms": load_ms,
             "first_run_ms": first_run_ms,
             "peak_memory_bytes": peak,
@@ -234,8 +198,8 @@ class Worker:
         for name, tensor in wanted.items():
             if arrays[name].shape != tensor.shape:
                 raise Failure("wrong_output", f"input {name} came as {arrays[name].shape}, it must be {tensor.shape}")
-        described, payloads = protocol.pack_arrays(model.run(arrays))
-        return {"arrays": described}, payloads
+        listed, payloads = protocol.pack_arrays(model.run(arrays))
+        return {"arrays": listed}, payloads
 
     def _burst(self, index: int, handle: str, spec: BurstSpec) -> None:
         """Time one burst and send it; a failure of the model is sent like a result."""

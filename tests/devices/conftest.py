@@ -37,11 +37,11 @@ class Net:
         self.constants.append(numpy_helper.from_array(values, name))
         return name
 
-    def activation(self, tensor: str) -> str:
+    def activation(self, tensor: str, zero_point: int = 128) -> str:
         if not self.quantised:
             return tensor
         scale = self.constant(f"{tensor}.scale", np.array(SCALE, np.float32))
-        zero = self.constant(f"{tensor}.zero", np.array(0, np.int8))
+        zero = self.constant(f"{tensor}.zero", np.array(zero_point, np.uint8))
         self.add("QuantizeLinear", [tensor, scale, zero], f"{tensor}.quantize")
         return self.add("DequantizeLinear", [f"{tensor}.quantize", scale, zero], f"{tensor}.dequantize")
 
@@ -68,7 +68,10 @@ class Net:
         bias = (self.generator.standard_normal(after) * 0.1).astype(np.float32)
         inputs = [source, *self.weight(name, values, bias)]
         out = self.add("Conv", inputs, name, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4, group=groups)
-        return self.activation(self.add("Relu", [out], f"{name}.relu") if relu else out)
+        if not relu:
+            return self.activation(out)
+        # an unsigned zero point of 0 makes the rectifier redundant, so that runtimes absorb it into the quantised kernel
+        return self.activation(self.add("Relu", [out], f"{name}.relu"), zero_point=0)
 
     def model(self, batch: int | str, channels: int) -> onnx.ModelProto:
         stem = self.conv(self.activation("input"), "stem", 3, channels, 3)

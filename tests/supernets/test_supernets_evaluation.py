@@ -96,17 +96,20 @@ def test_evaluation_leaves_the_supernet_alone(trained: Trained, data: ImageData)
     assert all(torch.equal(before[name], tensor) for name, tensor in supernet.state_dict().items())
 
 
-def test_memory_is_bounded(trained: Trained, data: ImageData) -> None:
+@pytest.mark.parametrize(("cache_mb", "kept"), [(0, [0, 0, 0]), (0.085, [280, 216, 280]), (1, [280, 560, 560])])
+def test_memory_is_bounded(trained: Trained, data: ImageData, cache_mb: float, kept: list[int]) -> None:
     supernet = trained[0]
-    evaluator = AccuracyEvaluator(supernet, data, bn_images=64, cache_mb=0)
-    row = supernet.space.lower
-    values = []
+    evaluator = AccuracyEvaluator(supernet, data, bn_images=64, cache_mb=cache_mb)
+    roomy = AccuracyEvaluator(supernet, data, bn_images=64)
+    assert len(data.validation) == 216
+    row, images = supernet.space.lower, []
     for resolution in (0, 1, 0):
         row[0] = resolution
-        values.append(evaluator.evaluate(supernet.space.decode(row)))
-        images = 64 + len(data.validation)
-        assert evaluator._cache.size_bytes == images * supernet.space.resolutions[resolution] ** 2 * 4
-    assert values[0] == values[2]
+        architecture = supernet.space.decode(row)
+        assert evaluator.evaluate(architecture) == roomy.evaluate(architecture)
+        assert evaluator._cache.size_bytes <= cache_mb * 2**20
+        images.append(sum(len(x) for batches in evaluator._cache._kept.values() for x, _ in batches))
+    assert images == kept
 
 
 def test_metrics_by_name_and_path(trained: Trained, data: ImageData) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import statistics
 import time
 import zipfile
@@ -14,6 +17,41 @@ from hwnas_profilers.protocol import Failure
 from hwnas_profilers.runtimes.base import Kernel, LoadSpec, Model, Runtime, Tensor, example_inputs
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+_PLAIN_MEMBER = re.compile(
+    r"(data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights|constants)/\w+_config\.json|models/\w+\.json"
+    r"|data/sample_inputs/\w+\.pt|archive_format|archive_version|byteorder|version|\.data/\w+)"
+)
+
+
+def refuse_pickles(path: Path) -> None:
+    """Refuse an archive of which ``torch.export.load`` would unpickle arbitrary objects.
+
+    Weights and constants must be raw bytes. What is left, the sample inputs, torch reads with ``weights_only``, which
+    :data:`os.environ` enforces from here on (torch falls back on full unpickling otherwise).
+
+    Raises:
+        Failure: ``load_failed``.
+    """
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.partition("/")[2]: name for name in archive.namelist()}
+            configs = [json.loads(archive.read(members[name])) for name in members if name.endswith("_config.json")]
+        entries = [entry for config in configs for entry in config["config"].values()]
+        pickled = [str(entry["path_name"]) for entry in entries if entry["use_pickle"]]
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise Failure("load_failed", f"{path.name} is not a torch.export archive (.pt2): {error}") from error
+    foreign = [name for name in members if not _PLAIN_MEMBER.fullmatch(name)]
+    foreign += [entry["path_name"] for entry in entries if not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"])]
+    if pickled or foreign:
+        raise Failure(
+            "load_failed",
+            f"{path.name} holds {(pickled + foreign)[0]!r}, which could run code when it is read; "
+            "export the module again without custom objects",
+        )
 
 
 def _tensor(name: str, value: Any) -> Tensor:
@@ -32,8 +70,7 @@ class TorchModel(Model):
         self._torch = torch
         self._threads = spec.threads
         torch.set_num_threads(spec.threads)
-        if not zipfile.is_zipfile(path):
-            raise Failure("load_failed", f"{path.name} is not a torch.export archive (.pt2)")
+        refuse_pickles(path)
         try:
             program = torch.export.load(str(path))
             self._module = program.module()
@@ -41,8 +78,6 @@ class TorchModel(Model):
             raise Failure("load_failed", f"{type(error).__name__}: {error}"[:2000]) from error
         self._check_precision(program, spec.precision)
         self.inputs, self.outputs = self._signature(program)
-        if self.inputs and self.inputs[0].shape[0] != spec.batch:
-            raise Failure("load_failed", f"batch {spec.batch} was asked for, {path.name} has {self.inputs[0].shape[0]}")
         self._arguments: List[Any] = []
 
     def _check_precision(self, program: Any, wanted: str) -> None:

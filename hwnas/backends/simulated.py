@@ -1,0 +1,151 @@
+"""The simulated runtime: ``model.sim.json``, a description of the network from which its latency follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hwnas.backends.base import EXPORT_RECORD, Backend, FloatArray, forward_once
+from hwnas.backends.naming import INPUT, OUTPUT, tensor_names
+from hwnas.backends.synthetic import Weights
+from hwnas.devices.models import ModelFiles
+from hwnas.files import write_json
+from hwnas.spaces.graph import Layer, LayerGraph
+from hwnas_profilers.runtimes.simulated import BYTES_PER_MS, MACS_PER_MS
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL = "model.sim.json"
+_FUSED = frozenset({"relu", "hswish", "hsigmoid", "add"})
+"""Operations that join the kernel of the convolution or linear layer before them."""
+_FREE = frozenset({"input", "flatten"})
+FLOAT_BYTES = 4
+
+
+def fuse(graph: LayerGraph) -> list[list[Layer]]:
+    """Return the kernels of a network as groups of layers: what only a convolution's result feeds joins it."""
+    readers: dict[str, int] = {}
+    for layer in graph.layers:
+        for name in layer.inputs:
+            readers[name] = readers.get(name, 0) + 1
+    groups: list[list[Layer]] = []
+    open_groups: dict[str, list[Layer]] = {}
+    for layer in graph.layers:
+        if layer.op in _FREE:
+            continue
+        group = next((open_groups[name] for name in layer.inputs if name in open_groups and readers[name] == 1), None)
+        if layer.op in _FUSED and group is not None:
+            group.append(layer)
+        else:
+            group = [layer]
+            groups.append(group)
+        if group[0].op in ("conv", "linear"):
+            open_groups[layer.name] = group
+    return groups
+
+
+def kernel_cost(group: Sequence[Layer], elements: dict[str, int]) -> tuple[int, int]:
+    """Return (multiply-accumulates, bytes moved) of one kernel in float32 for one image.
+
+    Args:
+        group: Layers of the kernel.
+        elements: Elements of every layer's output.
+    """
+    inside = {layer.name for layer in group}
+    read = sum(elements[name] for layer in group for name in layer.inputs if name not in inside)
+    moved = read + group[-1].elements + sum(layer.parameters for layer in group)
+    return sum(layer.macs for layer in group), FLOAT_BYTES * moved
+
+
+def _tensor(name: str, shape: Sequence[int]) -> dict[str, Any]:
+    return {"name": name, "shape": list(shape), "dtype": "float32"}
+
+
+def describe_graph(graph: LayerGraph, batch: int) -> dict[str, Any]:
+    """Return the description of a layer graph: totals, and one entry per kernel with its milliseconds in float32."""
+    elements = {layer.name: layer.elements for layer in graph.layers}
+    names = tensor_names(graph)
+    kernels = []
+    total_bytes = 0
+    for group in fuse(graph):
+        macs, moved = kernel_cost(group, elements)
+        total_bytes += moved
+        kernels.append(
+            {
+                "name": group[-1].name,
+                "op": group[0].op,
+                "ms": macs / MACS_PER_MS["fp32"] + moved / BYTES_PER_MS,
+                "outputs": [names[group[-1].name]],
+                "fused": [layer.name for layer in group],
+            }
+        )
+    return {
+        "macs": graph.macs,
+        "bytes": total_bytes,
+        "inputs": [_tensor(INPUT, (batch, *graph.input_shape))],
+        "outputs": [_tensor(OUTPUT, (batch, *graph.layers[-1].shape))],
+        "kernels": kernels,
+    }
+
+
+def describe_module(module: torch.nn.Module, example: torch.Tensor, batch: int) -> dict[str, Any]:
+    """Return the description of a module: that of its layer graph if it knows its architecture, else totals counted.
+
+    Raises:
+        ModelFileError: The module cannot be run, or returns something else than one tensor.
+    """
+    space, architecture = getattr(module, "space", None), getattr(module, "architecture", None)
+    if space is not None and architecture is not None:
+        return describe_graph(space.graph(architecture), batch)
+    import torch
+
+    counted = {"macs": 0, "elements": sum(parameter.numel() for parameter in module.parameters())}
+
+    def count(layer: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            counted["macs"] += layer.weight.numel() * output[0].numel() // layer.weight.shape[0]
+            counted["elements"] += inputs[0][0].numel() + output[0].numel()
+
+    hooks = [layer.register_forward_hook(count) for layer in module.modules()]
+    try:
+        output = forward_once(module, example[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {
+        "macs": counted["macs"],
+        "bytes": FLOAT_BYTES * counted["elements"],
+        "inputs": [_tensor(INPUT, (batch, *example.shape[1:]))],
+        "outputs": [_tensor(OUTPUT, (batch, *output.shape[1:]))],
+    }
+
+
+class SimulatedBackend(Backend):
+    """Makes a description. The same network gives the same description by both ways; weights do not matter."""
+
+    name: ClassVar[str] = "simulated"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16", "int8")
+
+    def _build(
+        self, graph: LayerGraph, precision: str, folder: Path, batch: int, seed: int, weights: Weights | None
+    ) -> ModelFiles:
+        return self._write(describe_graph(graph, batch), folder)
+
+    def _export(
+        self,
+        module: torch.nn.Module,
+        example: torch.Tensor,
+        precision: str,
+        folder: Path,
+        calibration: FloatArray | None,
+        batch: int,
+    ) -> ModelFiles:
+        write_json(folder / EXPORT_RECORD, {"exporter": "simulated"})
+        return self._write(describe_module(module, example, batch), folder)
+
+    @staticmethod
+    def _write(described: dict[str, Any], folder: Path) -> ModelFiles:
+        write_json(folder / MODEL, described)
+        return ModelFiles(folder / MODEL)

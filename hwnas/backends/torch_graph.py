@@ -1,0 +1,97 @@
+"""A plain torch module from a layer graph: any graph runs in torch, whatever space it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.backends.synthetic import WeightPool, Weights, float_weights
+from hwnas.spaces.graph import Layer, LayerGraph
+
+
+class Add(nn.Module):
+    """Sum of two tensors."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return ``a + b``."""
+        return a + b
+
+
+class Mul(nn.Module):
+    """Product of two tensors, the second broadcast."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return ``a * b``."""
+        return a * b
+
+
+_SIMPLE: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "hswish": nn.Hardswish,
+    "hsigmoid": nn.Hardsigmoid,
+    "global_pool": lambda: nn.AdaptiveAvgPool2d(1),
+    "flatten": nn.Flatten,
+    "add": Add,
+    "mul": Mul,
+}
+
+
+def _module(layer: Layer, pool: WeightPool, weights: Weights | None) -> nn.Module:
+    if layer.op in _SIMPLE:
+        return _SIMPLE[layer.op]()
+    if layer.op == "max_pool":
+        return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding)
+    module: nn.Conv2d | nn.Linear
+    if layer.op == "conv":
+        module = nn.Conv2d(
+            layer.in_channels,
+            layer.shape[0],
+            layer.kernel,
+            layer.stride,
+            layer.padding,
+            groups=layer.groups,
+            bias=layer.bias,
+        )
+    else:
+        module = nn.Linear(layer.in_channels, layer.shape[0], bias=layer.bias)
+    weight, bias = float_weights(layer, pool, weights)
+    module.weight = nn.Parameter(torch.from_numpy(weight.copy()))
+    if bias is not None:
+        module.bias = nn.Parameter(torch.from_numpy(bias.copy()))
+    return module
+
+
+class GraphModule(nn.Module):
+    """The network of a layer graph; layer ``L`` is computed by the submodule at path ``L``.
+
+    Args:
+        graph: Layers; the first is the input, the last the output.
+        seed: Seed of random weights.
+        weights: Weights by layer name instead of random ones.
+
+    Raises:
+        ModelFileError: Weights are missing or have another shape.
+    """
+
+    def __init__(self, graph: LayerGraph, *, seed: int = 0, weights: Weights | None = None) -> None:
+        super().__init__()
+        self.graph = graph
+        pool = WeightPool(seed)
+        for layer in graph.layers[1:]:
+            parent: nn.Module = self
+            *path, name = layer.name.split(".")
+            for part in path:
+                if not hasattr(parent, part):
+                    parent.add_module(part, nn.Module())
+                parent = parent.get_submodule(part)
+            parent.add_module(name, _module(layer, pool, weights))
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[b, channels, height, width]`` to the output of the last layer."""
+        values = {self.graph.layers[0].name: x}
+        for layer in self.graph.layers[1:]:
+            values[layer.name] = self.get_submodule(layer.name)(*(values[name] for name in layer.inputs))
+        return values[self.graph.layers[-1].name]

@@ -1,0 +1,259 @@
+"""Where latency tables and models are kept and found: the run folder, the user's data folder, those shipped.
+
+A folder of one target and space holds ``table.jsonl`` and, once fitted, ``model/``. Tables are matched by what they are
+(runtime, precision, threads, batch, space, machine), not by the name of their folder: a shipped table of
+``epyc-genoa/onnxruntime-fp32`` serves ``local/onnxruntime-fp32`` on the same kind of machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import hwnas
+from hwnas.errors import TableError
+from hwnas.files import data_home
+from hwnas.latency.model import LatencyModel
+from hwnas.latency.model_files import MODEL_FILE
+from hwnas.latency.profiling import TABLE_FILE
+from hwnas.latency.table import LatencyTable, TableHeader
+from hwnas.spaces.base import Architecture, SearchSpace
+from hwnas.targets import Fingerprint, Target
+
+Place = Literal["run", "user", "shipped"]
+
+MODEL_FOLDER = "model"
+LATENCY_FOLDER = "latency"
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A table that was found, not yet read but for its header.
+
+    Attributes:
+        path: Its file.
+        place: Where it was found.
+        header: Its header.
+    """
+
+    path: Path
+    place: Place
+    header: TableHeader
+
+    @property
+    def model_folder(self) -> Path:
+        """Folder of the model fitted from it, whether or not it exists."""
+        return self.path.parent / MODEL_FOLDER
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model was fitted from it."""
+        return (self.model_folder / MODEL_FILE).exists()
+
+    def load(self) -> LatencyTable:
+        """Read the table.
+
+        Raises:
+            TableError: It is damaged.
+        """
+        return LatencyTable.load(self.path)
+
+    def load_model(
+        self, space: SearchSpace[Architecture] | None = None, fingerprint: Fingerprint | None = None
+    ) -> LatencyModel:
+        """Read the model fitted from it.
+
+        Raises:
+            TableError: There is none, or it is damaged or of another space.
+            FingerprintMismatchError: It was made on another machine or setting.
+        """
+        return LatencyModel.load(self.model_folder, space, fingerprint)
+
+
+def shipped_root() -> Path:
+    """Return the folder of the tables that ship with the project; a checkout's own is preferred."""
+    package = Path(hwnas.__file__).parent
+    checkout = package.parent / "latency_tables"
+    return checkout if checkout.is_dir() else package / "_latency_tables"
+
+
+def user_root() -> Path:
+    """Return the folder of the user's own tables."""
+    return data_home() / "tables"
+
+
+def folder_name(target: Target, space: SearchSpace[Architecture]) -> str:
+    """Return the folder of a target and space below a root: ``TARGET/SPACE-DIGEST``."""
+    return f"{target.slug}/{space.name}-{space.digest[:12]}"
+
+
+def run_root(run_folder: Path) -> Path:
+    """Return the folder of a run's tables."""
+    return run_folder / LATENCY_FOLDER
+
+
+def read_header(path: Path) -> TableHeader:
+    """Read only the header of a table.
+
+    Raises:
+        TableError: It is absent or damaged.
+    """
+    where = f"{path}, line 1"
+    try:
+        with path.open(encoding="utf-8") as stream:
+            raw = json.loads(stream.readline())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TableError(f"{where}: not the header of a latency table ({error}).") from error
+    if not isinstance(raw, dict):
+        raise TableError(f"{where}: expected a JSON object, got {type(raw).__name__}.")
+    return TableHeader.from_dict(raw, where)
+
+
+def _roots(run_folder: Path | None) -> list[tuple[Place, Path]]:
+    roots: list[tuple[Place, Path]] = [("user", user_root()), ("shipped", shipped_root())]
+    return [("run", run_root(run_folder)), *roots] if run_folder is not None else roots
+
+
+def list_tables(run_folder: Path | None = None) -> tuple[list[StoredTable], list[str]]:
+    """Return every table in order of preference, and a sentence for each file that cannot be used."""
+    found: list[StoredTable] = []
+    problems: list[str] = []
+    for place, root in _roots(run_folder):
+        for path in sorted(root.rglob(TABLE_FILE)) if root.is_dir() else []:
+            try:
+                found.append(StoredTable(path, place, read_header(path)))
+            except TableError as error:
+                problems.append(str(error))
+    return found, problems
+
+
+def _candidates(
+    target: Target, space: SearchSpace[Architecture], tables: Iterable[StoredTable]
+) -> Iterator[StoredTable]:
+    wanted = (target.runtime, target.precision, target.threads, target.batch)
+    for stored in tables:
+        own = stored.header.target
+        same = (own.runtime, own.precision, own.threads, own.batch) == wanted
+        if same and stored.header.space_digest == space.digest:
+            yield stored
+
+
+def find_table(
+    target: Target,
+    space: SearchSpace[Architecture],
+    fingerprint: Fingerprint | None = None,
+    run_folder: Path | None = None,
+) -> StoredTable | None:
+    """Return the first table that fits, looking in the run folder, the user's folder, and those shipped.
+
+    Args:
+        target: The target.
+        space: The space.
+        fingerprint: The machine; with it, a table of another machine never fits. Without it, the device's name must be
+            the target's.
+        run_folder: A run's folder to look in first.
+    """
+    tables, _ = list_tables(run_folder)
+    for stored in _candidates(target, space, tables):
+        if fingerprint is None:
+            if stored.header.target.device == target.device:
+                return stored
+        elif not stored.header.fingerprint.differences(fingerprint):
+            return stored
+    return None
+
+
+def require_table(
+    target: Target,
+    space: SearchSpace[Architecture],
+    fingerprint: Fingerprint | None = None,
+    run_folder: Path | None = None,
+) -> StoredTable:
+    """Return the table of :func:`find_table`.
+
+    Raises:
+        TableError: There is none; the message says what there is and how to make one.
+    """
+    stored = find_table(target, space, fingerprint, run_folder)
+    if stored is not None:
+        return stored
+    tables, _ = list_tables(run_folder)
+    others = sorted({str(entry.header.target) for entry in _candidates(target, space, tables)})
+    known = f" There are tables of other machines: {', '.join(others)}." if others else ""
+    raise TableError(
+        f"no latency table of {target} for space {space.name} (digest {space.digest[:12]}) on this machine.{known} "
+        f"Make it: hwnas profile --target {target}"
+    )
+
+
+def describe(table: LatencyTable) -> dict[str, object]:
+    """Return what ``hwnas tables show`` prints: plain data about a table."""
+    rows = table.measured()
+    values = np.array([row.latency for row in rows]) if rows else np.array([math.nan])
+    return {
+        "target": str(table.target),
+        "space": f"{table.header.space}-{table.header.space_digest[:12]}",
+        "unit": table.header.unit,
+        "rows": len(table.rows),
+        "failures": len(table.failures),
+        "held_out": len(table.measured("held_out")),
+        "smallest": float(values.min()),
+        "median": float(np.median(values)),
+        "largest": float(values.max()),
+        "grades": {grade: sum(row.grade == grade for row in rows) for grade in ("A", "B", "C")},
+        "canaries": table.header.canaries,
+        "drift": table.header.session.get("drift"),
+        "identity": table.header.fingerprint.identity,
+    }
+
+
+def diff(first: LatencyTable, second: LatencyTable) -> dict[str, object]:
+    """Compare two tables of one space: what ``hwnas tables diff`` prints.
+
+    Returns:
+        Keys in only one of them, identity differences, and over shared networks the median ratio second / first as
+        measured and after bringing both to one canary level, with the largest deviation from it.
+
+    Raises:
+        TableError: They are of different spaces.
+    """
+    if first.header.space_digest != second.header.space_digest:
+        raise TableError(f"tables of {first.target} and {second.target} are of different spaces; nothing to compare.")
+    ours = {row.key: row.latency for row in first.measured()}
+    theirs = {row.key: row.latency for row in second.measured()}
+    shared = sorted(ours.keys() & theirs.keys())
+    logs = np.log([theirs[key] / ours[key] for key in shared]) if shared else np.array([math.nan])
+    names = sorted(first.header.canaries.keys() & second.header.canaries.keys())
+    ratios = [second.header.canaries[name] / first.header.canaries[name] for name in names]
+    canary = float(np.mean(np.log(ratios))) if ratios else math.nan
+    centre = float(np.median(logs))
+    return {
+        "only_first": sorted(ours.keys() - theirs.keys()),
+        "only_second": sorted(theirs.keys() - ours.keys()),
+        "shared": len(shared),
+        "identity": first.header.fingerprint.differences(second.header.fingerprint),
+        "median_ratio": math.exp(centre),
+        "median_ratio_canary_corrected": math.exp(centre - canary),
+        "largest_deviation": float(np.max(np.abs(np.expm1(logs - centre)))),
+    }
+
+
+def merge_files(paths: list[Path], out: Path) -> LatencyTable:
+    """Merge tables into the first one's reference condition and write the result.
+
+    Raises:
+        TableError: A table is damaged, or they do not belong together.
+    """
+    if not paths:
+        raise TableError("no table to merge was given.")
+    merged = LatencyTable.load(paths[0])
+    for path in paths[1:]:
+        merged = merged.merge(LatencyTable.load(path))
+    merged.save(out)
+    return merged
