@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,12 +20,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Statistic = Literal["p50", "p90", "p99"]
+
+
 class Budget(Section):
     """A hard limit on a target: absolute (``max_ms``) or relative to the largest network (``relative: -30%``)."""
 
     max_ms: float | None = Field(default=None, gt=0)
     relative: str | None = Field(default=None, pattern=r"^-\d+(\.\d+)?%$")
-    statistic: Literal["p50", "p90", "p99"] = "p50"
+    statistic: Statistic = "p50"
 
     @model_validator(mode="after")
     def _one_of(self) -> Budget:
@@ -233,6 +236,21 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     return result
 
 
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def parse_section(section: type[SectionT], raw: Any, where: str) -> SectionT:
+    """Read one section from plain data.
+
+    Raises:
+        ConfigError: It breaks the schema; every problem is named.
+    """
+    try:
+        return section.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain_validation(error, section, where)) from error
+
+
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run file.
 
@@ -247,7 +265,4 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"run file {path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"run file {path} must be a mapping of keys, for example 'name: demo'.")
-    try:
-        return RunConfig.model_validate(apply_overrides(raw, overrides))
-    except ValidationError as error:
-        raise ConfigError(explain_validation(error, RunConfig, str(path))) from error
+    return parse_section(RunConfig, apply_overrides(raw, overrides), str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,6 +17,12 @@ def _share(value: float | None) -> str:
     return "not evaluated" if value is None else f"{100 * value:.2f} %"
 
 
+def _number(value: float) -> str:
+    """Write four significant digits without an exponent."""
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{max(0, digits)}f}"
+
+
 def _cell(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
 
@@ -23,10 +30,14 @@ def _cell(value: object) -> str:
 def render_card(manifest: Manifest) -> str:
     """Return the card as Markdown."""
     environment = Environment(
-        loader=PackageLoader("hwnas.artifacts"), undefined=StrictUndefined, trim_blocks=True, autoescape=False
+        loader=PackageLoader("hwnas.artifacts"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        autoescape=False,
+        keep_trailing_newline=True,
     )
-    environment.filters |= {"share": _share, "cell": _cell}
-    return environment.get_template("card.md.j2").render(m=manifest)
+    environment.filters |= {"share": _share, "cell": _cell, "number": _number}
+    return environment.get_template("card.md.j2").render(m=manifest).rstrip() + "\n"
 
 
 def write_card(folder: Path, manifest: Manifest) -> Path:

@@ -50,7 +50,7 @@ __all__ = ["Artifact", "VerifyReport", "export_model", "export_winner", "verify_
 STEPS = 8
 PARITY_IMAGES = 32
 OWN_TRAINING = Licence(
-    weights="yours: trained by this run from random weights",
+    weights="trained by this run from random weights, yours to license",
     note="The terms of the data set may bind what was trained on it.",
 )
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from hwnas.artifacts.parity import torch_outputs
 from hwnas.artifacts.pipeline import weights_digest
+from hwnas.backends.base import EXPORT_RECORD
 from hwnas.devices.models import ModelFiles
 from hwnas.errors import ConfigError
-from hwnas.files import sha256_file
+from hwnas.files import sha256_file, write_json
 from hwnas.targets import Target
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 ONNX_RUNTIMES = ("onnxruntime", "openvino")
 """Runtimes that open ONNX files."""
+
+QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger")
+"""Operations by which an ONNX file is known to be quantised already."""
 
 Outputs = Callable[[NDArray[np.float32]], list[NDArray[Any]]]
 
@@ -39,6 +43,7 @@ class Given:
         reference: What ``outputs`` is computed with.
         outputs: Inputs ``[n, *shape]`` -> outputs in order, each ``[n, ...]``.
         make: ``make(folder, inputs, calibration)`` writes the files.
+        calibrates: Whether int8 files are quantised here, with real inputs (else the file is quantised already).
     """
 
     digest: str
@@ -46,6 +51,7 @@ class Given:
     reference: str
     outputs: Outputs
     make: Callable[[Path, NDArray[np.float32], NDArray[np.float32] | None], ModelFiles]
+    calibrates: bool = True
 
 
 def import_module(path: str) -> torch.nn.Module:
@@ -125,9 +131,34 @@ def onnx_given(path: Path, target: Target) -> Given:
 
     def make(folder: Path, images: NDArray[np.float32], calibration: NDArray[np.float32] | None) -> ModelFiles:
         save_onnx(model, folder / "model.onnx")
-        return ModelFiles(folder / "model.onnx")
+        files = ModelFiles(folder / "model.onnx")
+        return files if calibration is None else _quantised(files, target.runtime, calibration)
 
-    return Given(sha256_file(path), shape[1:], "the ONNX reference evaluator", outputs, make)
+    return Given(
+        digest=sha256_file(path),
+        shape=shape[1:],
+        reference="the ONNX reference evaluator",
+        outputs=outputs,
+        make=make,
+        calibrates=not any(node.op_type in QUANTISED for node in model.graph.node),
+    )
+
+
+def _quantised(files: ModelFiles, runtime: str, calibration: NDArray[np.float32]) -> ModelFiles:
+    """Replace a float ONNX file by one quantised for ``runtime``, and record how."""
+    folder, count = files.main.parent, len(calibration)
+    if runtime == "onnxruntime":
+        from hwnas.backends.onnxruntime import quantise_file
+
+        quantise_file(files.main, files.main, calibration)
+        write_json(folder / EXPORT_RECORD, {"quantiser": "onnxruntime.quantization", "calibration_images": count})
+        return files
+    from hwnas.backends.openvino import quantise_model, read_model, save
+
+    model = quantise_model(read_model(files.main), calibration)
+    files.main.unlink()
+    write_json(folder / EXPORT_RECORD, {"quantiser": "nncf.quantize", "calibration_images": count})
+    return save(model, folder)
 
 
 def _fix_batch(model: Any, batch: int) -> None:

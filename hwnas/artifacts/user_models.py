@@ -79,7 +79,7 @@ def export_model(
 
     Args:
         source: ``.onnx`` file, ``pkg.mod:function``, or a module. An ONNX file is shipped as it is (weights inside), for
-            runtimes that open ONNX; int8 then means a file that is quantised already.
+            runtimes that open ONNX; for int8 it is quantised unless it is already.
         target: What the file is for.
         backend: Maker of the target's files (torch modules).
         session: Open session of the target's device.
@@ -105,7 +105,7 @@ def export_model(
     else:
         module = import_module(source) if isinstance(source, str) else source
         given = torch_given(module, target, backend, input_shape)  # type: ignore[arg-type]
-    if target.precision == "int8" and not is_file and (samples is None or not len(samples)):
+    if target.precision == "int8" and given.calibrates and (samples is None or not len(samples)):
         raise ConfigError("int8 needs real inputs to calibrate with: pass samples=array of shape [n, ...].")
     images = _inputs(given.shape, samples, seed, target.precision)
     request = digest(
@@ -136,7 +136,7 @@ def _make(
     given: Given, work: Path, images: NDArray[np.float32], target: Target, steps: Steps, parts: dict[str, Any]
 ) -> ModelFiles:
     steps(f"exporting for {target}")
-    calibrated = target.precision == "int8" and given.reference == "torch"
+    calibrated = target.precision == "int8" and given.calibrates
     files = given.make(work, images, images if calibrated else None)
     parts["quantisation"] = quantisation(work)
     if calibrated:

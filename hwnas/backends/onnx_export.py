@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hwnas.backends._quiet import silenced
-from hwnas.backends.base import FloatArray, forward_once, repeat_to_batch
+from hwnas.backends.checks import FloatArray, forward_once, repeat_to_batch
 from hwnas.backends.naming import INPUT, OUTPUT
 from hwnas.backends.onnx_files import save_onnx
 from hwnas.errors import ModelFileError

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from hwnas.backends._quiet import silenced
-from hwnas.backends.base import EXPORT_RECORD, Backend, FloatArray, check_calibration, repeat_to_batch
+from hwnas.backends.base import EXPORT_RECORD, Backend
+from hwnas.backends.checks import FloatArray, check_calibration, repeat_to_batch
 from hwnas.backends.onnx_export import Exporter, export_onnx
 from hwnas.backends.onnx_files import input_shape, read_onnx, save_onnx
 from hwnas.backends.onnx_graph import build_fp32

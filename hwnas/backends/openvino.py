@@ -10,7 +10,8 @@ import numpy as np
 
 from hwnas.backends._openvino import import_nncf, import_openvino
 from hwnas.backends._quiet import silenced
-from hwnas.backends.base import EXPORT_RECORD, Backend, FloatArray, check_calibration, repeat_to_batch
+from hwnas.backends.base import EXPORT_RECORD, Backend
+from hwnas.backends.checks import FloatArray, check_calibration, repeat_to_batch
 from hwnas.backends.onnx_export import Exporter, export_onnx
 from hwnas.backends.openvino_graph import build_model
 from hwnas.backends.synthetic import Weights

@@ -21,13 +21,13 @@ def run(
     Leaves with 1 if a budget is broken, 2 if the input is wrong.
     """
     from hwnas import api
-    from hwnas.reporting.tables import print_artifacts
+    from hwnas.reporting.tables import print_manifests
 
     summary = api.run(api.load(run_file, overrides), runs=runs)
     if as_json:
         print_json(summary.as_dict())
     else:
-        print_artifacts(summary.run_folder)
+        print_manifests([artifact.manifest for artifact in summary.artifacts])
         print(f"report: {summary.report}")
     if summary.broken and not allow_broken:
         raise typer.Exit(1)

@@ -24,7 +24,7 @@ def ls(
     if as_json:
         print_json(entries)
     else:
-        columns = ("target", "space", "networks", "from", "folder")
+        columns = ("target", "space", "networks", "machine", "from", "folder")
         print_table("tables", columns, [tuple(entry[column] for column in columns) for entry in entries])
 
 

@@ -72,7 +72,7 @@ class Cell:
     def from_burst(cls, burst: Burst, key: str, unit: tuple[int, int, int], attempts: int) -> Cell:
         """Return the cell of a burst; samples are rounded to nanoseconds, as the journal keeps them."""
         group, number, epoch = unit
-        samples = np.round(np.asarray(burst.samples, dtype=np.float64), _DECIMALS)
+        samples: FloatArray = np.asarray(np.round(burst.samples, _DECIMALS), dtype=np.float64)
         return cls(
             key,
             group,

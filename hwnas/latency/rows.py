@@ -174,7 +174,7 @@ class LatencyRow:
         for sentence, holds in rules:
             try:
                 fine = holds()
-            except TypeError:
+            except (TypeError, AttributeError):
                 fine = False
             if not fine:
                 raise TableError(f"{where}: {sentence} (row {self.key}). Restore the table, or remove that line.")

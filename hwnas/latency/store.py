@@ -29,7 +29,7 @@ from hwnas.targets import Fingerprint, Target
 Place = Literal["run", "user", "shipped"]
 
 MODEL_FOLDER = "model"
-LATENCY_FOLDER = "latency"
+LATENCY_FOLDER = "tables"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hwnas.config import Statistic
 from hwnas.latency.model import LatencyModel, Prediction
 from hwnas.runs.profiling import model_of
 from hwnas.runs.session import Run
@@ -47,7 +48,7 @@ def resolve_budget(run: Run, target: Target, model: LatencyModel) -> float | Non
     return value * (1.0 + float(budget.relative.rstrip("%")) / 100.0)
 
 
-def statistic_of(run: Run, target: Target) -> str:
+def statistic_of(run: Run, target: Target) -> Statistic:
     """Return the statistic a target is judged by."""
     budget = run.budget(target)
     return budget.statistic if budget is not None else "p50"

@@ -52,7 +52,9 @@ class RunFolder:
             write_text(stored, yaml.safe_dump(mine, sort_keys=False))
             return
         try:
-            theirs = RunConfig.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8"))).model_dump(mode="json")
+            theirs = RunConfig.model_validate(yaml.safe_load(stored.read_text(encoding="utf-8"))).model_dump(
+                mode="json"
+            )
         except (ValueError, yaml.YAMLError) as error:
             raise RunFolderError(f"{stored} is damaged ({error}). Restore it, or choose another run name.") from error
         if theirs != mine:

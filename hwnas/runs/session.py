@@ -10,6 +10,7 @@ from hwnas import registry
 from hwnas.config import Budget, RunConfig
 from hwnas.datasets.data import ImageData, load_data
 from hwnas.errors import ConfigError
+from hwnas.latency.networks import make_backend
 from hwnas.runs.folder import RunFolder
 from hwnas.spaces.base import SearchSpace
 from hwnas.supernets.base import AnySupernet
@@ -22,21 +23,27 @@ class Run:
     Args:
         config: The run file as resolved.
         runs: Folder that holds run folders.
+        create: Whether to claim the run's folder now; without it nothing is written.
 
     Raises:
-        ConfigError: A target is malformed or named twice.
+        ConfigError: A target is malformed, unknown, or named twice.
+        MissingRuntimeError: A target's runtime is not installed.
         RunFolderError: The run's folder belongs to another configuration.
     """
 
-    def __init__(self, config: RunConfig, runs: Path) -> None:
+    def __init__(self, config: RunConfig, runs: Path, *, create: bool = True) -> None:
         self.config = config
+        self.path = runs / config.name
         self.targets = tuple(Target.parse(entry.target) for entry in config.targets)
         if len(set(self.targets)) != len(self.targets):
             raise ConfigError("every target of a run file must be named once.")
         self.devices: dict[str, Device] = {target.device: find_device(target.device) for target in self.targets}
         for target in self.targets:
-            registry.load("backend", target.runtime)
-        self.folder = RunFolder(runs / config.name, config)
+            make_backend(target)
+        registry.load("space", config.space.name)
+        registry.load("strategy", config.search.strategy)
+        if create:
+            self.folder = RunFolder(self.path, config)
 
     @cached_property
     def data(self) -> ImageData:
@@ -64,3 +71,12 @@ class Run:
     def budget(self, target: Target) -> Budget | None:
         """Return the budget of a target as the run file has it."""
         return self.config.targets[self.targets.index(target)].budget
+
+    def table_folder(self, target: Target) -> Path:
+        """Return the folder of a target's table and model, whether or not it exists."""
+        return self.path / "tables" / target.slug
+
+    @staticmethod
+    def state(finished: Path) -> str:
+        """Return ``done`` if a step's last file is there, else ``to do``."""
+        return "done" if finished.exists() else "to do"

@@ -6,23 +6,21 @@ under the table's reference condition. The first whose measured interval keeps t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from hwnas import registry
-from hwnas.devices.models import ModelFiles
 from hwnas.devices.session import open_session
 from hwnas.errors import BudgetError
-from hwnas.files import Journal, read_json, write_json
-from hwnas.latency.measurement import MeasureItem, Measurement
-from hwnas.latency.measuring import measure_networks
+from hwnas.files import read_json, write_json
+from hwnas.latency.networks import measure_encodings
+from hwnas.latency.profiling import TABLE_FILE
 from hwnas.latency.protocol import Protocol
+from hwnas.latency.rows import LatencyRow
+from hwnas.latency.table import LatencyTable
 from hwnas.progress import progress_bar
 from hwnas.runs.budgets import budgets_of, predicted_row, problem_of, statistic_of
 from hwnas.runs.profiling import model_of
@@ -68,47 +66,27 @@ class Pick:
         return cls(**{**value, "target": Target.parse(value["target"]), "encoding": tuple(value["encoding"])})
 
 
-def _build(run: Run, target: Target, encoding: IntArray, folder: Path) -> ModelFiles:
-    backend = registry.load("backend", target.runtime)()
-    graph = run.space.graph(run.space.decode(encoding))
-    files: ModelFiles = backend.build_network(
-        graph, target.precision, folder / run.space.id_of(encoding), batch=target.batch
-    )
-    return files
-
-
-def measure_encodings(
-    run: Run, target: Target, encodings: Sequence[IntArray], journal: Path, *, rounds: int, title: str
-) -> list[Measurement]:
-    """Measure networks of a run's space on a target under the condition of its latency model.
+def measure_rows(run: Run, target: Target, X: IntArray, folder: Path, *, rounds: int, title: str) -> list[LatencyRow]:
+    """Measure networks of a run's space on a target under the reference condition of its latency table.
 
     Args:
-        run: The run.
+        run: The run; the target's table must exist.
         target: The target.
-        encodings: Canonical encodings.
-        journal: Journal of this measurement; the same one resumes.
+        X: Canonical encodings ``[n, n_genes]``, each once.
+        folder: Where the journal goes; the same one resumes.
         rounds: Rounds of the protocol.
         title: Title of the progress bar.
     """
-    model = model_of(run, target)
-    with (
-        open_session(run.devices[target.device]) as session,
-        TemporaryDirectory(prefix="hwnas-networks-") as folder,
-        progress_bar(title, 1.0) as advance,
-    ):
-        items = [
-            MeasureItem(run.space.id_of(row), partial(_build, run, target, row, Path(folder))) for row in encodings
-        ]
-        protocol = Protocol(rounds=rounds, seed=run.config.profile.seed + 1)
-        return measure_networks(
-            session, target, items, protocol, Journal(journal), on_progress=advance, reference=model.canaries
-        )
+    table = LatencyTable.load(run.folder.table(target) / TABLE_FILE)
+    protocol = replace(Protocol.from_dict(table.header.protocol), rounds=rounds, seed=run.config.profile.seed + 1)
+    with open_session(run.devices[target.device]) as session, progress_bar(title, 1.0) as advance:
+        return measure_encodings(session, table, run.space, X, folder, protocol=protocol, on_progress=advance)
 
 
-def at_statistic(measurement: Measurement, statistic: str) -> dict[str, float]:
-    """Return value and interval of a measurement at a statistic: the median's, moved by the raw samples' ratio."""
-    ratio = measurement.percentiles[statistic] / measurement.percentiles["p50"]
-    return {name: ratio * float(getattr(measurement, name)) for name in ("value", "low", "high")}
+def at_statistic(row: LatencyRow, statistic: str) -> dict[str, float]:
+    """Return value and interval of a row at a statistic: the median's, moved by the raw samples' ratio."""
+    ratio = row.percentiles[statistic] / row.percentiles["p50"]
+    return {name: ratio * float(getattr(row, name)) for name in ("value", "low", "high")}
 
 
 def _candidates(result: SearchResult, run: Run, target: Target) -> list[Member]:
@@ -148,21 +126,21 @@ def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
     closest = float("inf")
     for start in range(0, min(MOST, len(candidates)), AT_ONCE):
         members = candidates[start : start + AT_ONCE]
-        measured = measure_encodings(
+        rows = measure_rows(
             run,
             target,
-            [np.array(member.encoding, dtype=np.int64) for member in members],
-            run.folder.path / "shortlist" / f"{target.slug}-{start}.jsonl",
+            np.array([member.encoding for member in members], dtype=np.int64),
+            run.folder.path / "shortlist" / target.slug,
             rounds=run.config.profile.rounds,
             title=f"measuring candidates on {target}",
         )
-        for member, measurement in zip(members, measured, strict=True):
-            if measurement.failure is not None:
+        for member, row in zip(members, rows, strict=True):
+            if not row.measured:
                 continue
-            row = at_statistic(measurement, statistic_of(run, target))
-            closest = min(closest, row["high"])
-            if row["high"] <= budget:
-                picks.append(_pick(run, target, member, row))
+            measured = at_statistic(row, statistic_of(run, target))
+            closest = min(closest, measured["high"])
+            if measured["high"] <= budget:
+                picks.append(_pick(run, target, member, measured))
         if len(picks) >= wanted:
             return picks[:wanted]
     if not picks:

@@ -21,9 +21,6 @@ from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
 EPOCH_SHARES = {"full": 180, "kernel": 125, "depth-1": 25, "depth-2": 125, "expand-1": 25, "expand-2": 125}
 """Epochs of each phase in the published script (warm-up included); only their ratios matter here."""
 
-RATE_SHARES = {"full": 1.0, "kernel": 0.37, "depth-1": 0.06, "depth-2": 0.18, "expand-1": 0.12, "expand-2": 0.37}
-"""Learning rate of each phase relative to ``full``, for the mean loss over subnets (the script sums over them)."""
-
 SUBNETS = {"full": 1, "kernel": 1, "depth-1": 2, "depth-2": 2, "expand-1": 4, "expand-2": 4}
 """Networks sampled per step in the published script."""
 
@@ -85,8 +82,10 @@ def phases_of(section: TrainSection, space: MobileNetV3Space) -> tuple[Phase, ..
     """Return the phases of a training section.
 
     Without ``phases`` the published order is used, steps that shrink nothing in this space are left out, and ``epochs``
-    is split in the published proportions. With ``phases``, a choice a phase does not name stays as in the phase before
-    (only the largest at first).
+    is split in the published proportions. Every phase peaks at the section's learning rate: the published script lowers
+    it to 6-37 %, which suits its 180 epochs of ``full``; after a few epochs it leaves the small networks behind.
+
+    With ``phases``, a choice a phase does not name stays as in the phase before (only the largest at first).
 
     Raises:
         ConfigError: A phase names choices that are not the largest of the space's; the key is named.
@@ -118,7 +117,7 @@ def _published(section: TrainSection, space: MobileNetV3Space) -> list[Phase]:
             phase_expands,
             phase_depths,
             section.epochs * EPOCH_SHARES[name] / total,
-            section.learning_rate * RATE_SHARES[name],
+            section.learning_rate,
             SUBNETS[name],
         )
         for name, phase_kernels, phase_expands, phase_depths in steps

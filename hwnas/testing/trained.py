@@ -16,7 +16,8 @@ from hwnas.supernets.static import StaticNetwork, build_network
 
 SIDE = 16
 TRAIN_IMAGES = 1500
-STEPS = 120
+STEPS = 150
+BATCH = 32
 
 
 def example_space() -> MobileNetV3Space:
@@ -24,7 +25,7 @@ def example_space() -> MobileNetV3Space:
     stages = [
         {"channels": 12, "stride": 1, "activation": "relu", "se": False},
         {"channels": 16, "stride": 2, "activation": "relu", "se": True},
-        {"channels": 24, "stride": 2, "activation": "hswish", "se": True},
+        {"channels": 24, "stride": 1, "activation": "hswish", "se": True},
     ]
     return MobileNetV3Space(
         classes=10,
@@ -34,7 +35,7 @@ def example_space() -> MobileNetV3Space:
         depths=(1, 2),
         stages=stages,
         stem_channels=8,
-        stem_stride=1,
+        stem_stride=2,
         first_channels=8,
         head_channels=(64, 96),
     )
@@ -80,7 +81,7 @@ def trained_example() -> TrainedExample:
     optimiser = torch.optim.AdamW(module.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
-        chosen = torch.randint(len(inputs), (64,), generator=generator)
+        chosen = torch.randint(len(inputs), (BATCH,), generator=generator)
         loss = nn.functional.cross_entropy(module(inputs[chosen]), targets[chosen])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

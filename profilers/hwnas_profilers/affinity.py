@@ -33,12 +33,35 @@ def choose_cores(threads: int) -> Optional[List[int]]:
 
 
 def pin(threads: int) -> Optional[List[int]]:
-    """Pin the calling thread, and those it will start, to as many cores as it has threads.
+    """Pin this process, with every thread it has and will start, to as many cores as ``threads``.
+
+    Thread pools outlive the model they were started for, so all existing threads move along.
 
     Returns:
         The cores, or None where the system cannot pin.
     """
     cores = choose_cores(threads)
-    if cores is not None:
-        os.sched_setaffinity(0, cores)
+    _move(cores)
     return cores
+
+
+def unpin() -> None:
+    """Give this process all the cores it was started with."""
+    _move(ALLOWED)
+
+
+def _move(cores: Optional[List[int]]) -> None:
+    if cores is not None:
+        for thread in _own_threads():
+            try:
+                os.sched_setaffinity(thread, cores)
+            except ProcessLookupError:
+                continue  # it ended meanwhile
+
+
+def _own_threads() -> List[int]:
+    """Return the thread numbers of this process; 0, the calling thread, where the system does not list them."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/task")]
+    except OSError:
+        return [0]

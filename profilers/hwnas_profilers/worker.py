@@ -15,7 +15,7 @@ import os
 import time
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Sequence, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -47,7 +47,8 @@ class Worker:
         self._simulated = tuple(only) == ("simulated",)
         self._runtimes: Dict[str, Runtime] = find_runtimes(only)
         self._models: Dict[str, Model] = {}
-        self._threads: Dict[str, int] = {}
+        self._settings: Dict[str, Tuple[Runtime, int]] = {}
+        self._started: Set[str] = set()
         self._storage = Storage()
         self._lock = MachineLock()
         self._commands: Dict[str, Callable[[Frame], Reply]] = {
@@ -143,9 +144,25 @@ class Worker:
             raise Failure("load_failed", f"no model {handle} is loaded in this worker")
         return handle, self._models[handle]
 
+    @staticmethod
+    def _pin(runtime: Runtime, threads: int) -> None:
+        """Pin to as many cores as the model has threads, unless its runtime does so itself."""
+        affinity.choose_cores(threads)
+        if runtime.pins_itself:
+            affinity.unpin()
+        else:
+            affinity.pin(threads)
+
+    def _pin_for(self, handle: str) -> None:
+        self._pin(*self._settings[handle])
+
     def _open(self, handle: str, path: Path, runtime: Runtime, spec: LoadSpec) -> Dict[str, Any]:
-        """Pin, open, check; returns what the client is told."""
-        affinity.pin(spec.threads)
+        """Start the runtime, pin, open, check; returns what the client is told."""
+        if runtime.name not in self._started:
+            affinity.unpin()
+            runtime.start()
+            self._started.add(runtime.name)
+        self._pin(runtime, spec.threads)
         memory = PeakMemory()
         start = time.perf_counter_ns()
         model = runtime.load(path, spec)
@@ -155,7 +172,7 @@ class Worker:
         model.verify()
         first_run_ms = check_finite(model, example_inputs(model.inputs))
         self._models[handle] = model
-        self._threads[handle] = spec.threads
+        self._settings[handle] = (runtime, spec.threads)
         return {
             "runtime": runtime.name,
             "runtime_version": runtime.version(),
@@ -190,7 +207,7 @@ class Worker:
 
     def _run(self, frame: Frame) -> Reply:
         handle, model = self._model(frame)
-        affinity.pin(self._threads[handle])
+        self._pin_for(handle)
         arrays = protocol.unpack_arrays(frame.header["arrays"], frame.payloads)
         wanted = {tensor.name: tensor for tensor in model.inputs}
         if set(arrays) != set(wanted):
@@ -208,7 +225,7 @@ class Worker:
         try:
             if handle not in self._models:
                 raise Failure("load_failed", f"no model {handle} is loaded in this worker")
-            affinity.pin(self._threads[handle])
+            self._pin_for(handle)
             model = self._models[handle]
             model.prepare()
             result = model.burst(spec)
@@ -231,14 +248,14 @@ class Worker:
 
     def _kernels(self, frame: Frame) -> Reply:
         handle, model = self._model(frame)
-        affinity.pin(self._threads[handle])
+        self._pin_for(handle)
         kernels = model.kernels(int(frame.header["runs"]))
         return {"kernels": [dataclasses.asdict(kernel) for kernel in kernels]}, []
 
     def _unload(self, frame: Frame) -> Reply:
         handle = str(frame.header["handle"])
         model = self._models.pop(handle, None)
-        self._threads.pop(handle, None)
+        self._settings.pop(handle, None)
         if model is not None:
             model.close()
         self._storage.remove(handle)

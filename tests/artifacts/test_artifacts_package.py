@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
 import json
 import os
 import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -245,3 +248,39 @@ def test_weights_outside_the_checked_files_are_refused(tmp_path: Path) -> None:
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ModelFileError, match="stay in its folder"):
         external_files(folder / "model.onnx")
+
+
+@pytest.mark.parametrize("name", ["verify.py", "infer.py"])
+def test_scripts_are_written_for_python_3_9_and_need_only_numpy_and_the_runtime(package: Path, name: str) -> None:
+    tree = ast.parse((package / name).read_text(), feature_version=(3, 9))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {entry.name.partition(".")[0] for entry in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module).partition(".")[0])
+    assert imported - sys.stdlib_module_names <= {"numpy", "onnxruntime", "openvino", "PIL"}
+
+
+def test_a_file_beside_verify_cannot_take_the_place_of_a_library(package: Path) -> None:
+    for module in ("json", "argparse", "numpy"):
+        (package / f"{module}.py").write_text("raise SystemExit('hijacked')")
+    done = subprocess.run(
+        [sys.executable, str(package / "verify.py")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "json.py is not in the manifest" in done.stdout
+    assert "hijacked" not in done.stdout + done.stderr
+
+
+def test_verify_script_without_the_runtime_says_what_to_install(package: Path) -> None:
+    code = "import sys, runpy; sys.modules['onnxruntime'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(package / "verify.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "pip install onnxruntime" in done.stderr

@@ -8,16 +8,16 @@ from hwnas.backends.onnxruntime import OnnxRuntimeBackend
 from hwnas.backends.openvino import OpenVinoBackend
 from hwnas.backends.simulated import SimulatedBackend
 from hwnas.backends.torch import TorchBackend
-from hwnas.testing.backends import BackendContract, ComputingBackendContract
+from hwnas.testing.backends import BackendContract, ComputingBackendContract, QuantisingBackendContract
 
 
-class TestOnnxRuntime(ComputingBackendContract):
+class TestOnnxRuntime(QuantisingBackendContract):
     backend_type = OnnxRuntimeBackend
     # ONNX Runtime inlines HardSwish between two conversions into nodes of new names, reading and writing new tensors
     unattributed_ops: ClassVar[frozenset[str]] = frozenset({"HardSigmoid", "Mul"})
 
 
-class TestOpenVino(ComputingBackendContract):
+class TestOpenVino(QuantisingBackendContract):
     backend_type = OpenVinoBackend
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +17,9 @@ from onnx import TensorProto, helper
 
 from hwnas.devices.fingerprint import target_fingerprint
 from hwnas.devices.models import BurstSpec, ModelFiles
-from hwnas.devices.session import Session
+from hwnas.devices.session import Session, open_session
 from hwnas.errors import DeviceError, MeasurementFailure, MissingRuntimeError
-from hwnas.targets import Target
+from hwnas.targets import Device, Target
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -146,6 +150,35 @@ def test_a_round_times_every_model_in_the_order_given(local: Session, nets: Nets
     assert all(burst.failure is None and len(burst.samples) >= 3 for burst in bursts)
     assert [burst.started_s for burst in bursts] == sorted(burst.started_s for burst in bursts)
     assert bursts[0].samples.min() > bursts[1].samples.min() > 0.0  # 64 times the work of its pointwise layers
+
+
+def masks_during(session: Session, handle: str) -> Counter[tuple[int, ...]]:
+    """Count which cores the worker's thread may use while a burst runs."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    with ThreadPoolExecutor(1) as pool:
+        burst = pool.submit(session.burst_round, [handle], BurstSpec(target_ms=300.0, max_runs=10**6))
+        while not burst.done():
+            seen[tuple(sorted(os.sched_getaffinity(session.worker_pid)))] += 1
+            time.sleep(0.002)
+    assert burst.result()[0].failure is None
+    return seen
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no thread affinity")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_one_thread_stays_on_one_core_and_two_get_two(nets: Nets, runtime: str) -> None:
+    allowed = tuple(sorted(os.sched_getaffinity(0)))
+    if len(allowed) < 2:
+        pytest.skip("needs two cores")
+    with open_session(Device("local")) as session:  # fresh: a runtime remembers the cores it saw first
+        files = nets["large"]
+        handles = {n: session.load(files, Target("local", runtime, "fp32", threads=n)).handle for n in (1, 2)}
+        # OpenVINO pins only inside each inference, so between two of them all cores are seen
+        assert len([mask for mask in masks_during(session, handles[1]) if len(mask) == 1]) == 1
+        with_two = masks_during(session, handles[2])
+        tasks = [int(task.name) for task in Path(f"/proc/{session.worker_pid}/task").iterdir()]
+        reached = set().union(*with_two, *(os.sched_getaffinity(task) for task in tasks))
+        assert len(reached) >= 2
 
 
 def test_an_open_batch_gets_the_targets_size(local: Session, nets: Nets) -> None:

@@ -105,5 +105,10 @@ def test_no_pickle_of_an_archive_is_run(folder: Path) -> None:
                 session.load(files, TORCH)
             assert caught.value.kind == "load_failed", name
             assert not (folder / "executed").exists(), name
+        with zipfile.ZipFile(folder / "opaque.pt2", "a", zipfile.ZIP_STORED) as archive:
+            archive.writestr("other/data/constants/tensor_0", evil)
+            archive.writestr("net/data/constants/tensor_0", evil)
+        with pytest.raises(MeasurementFailure, match="twice"):
+            session.load(ModelFiles(folder / "opaque.pt2"), TORCH)
         assert session.restarts == 0
         assert session.load(rewrite(folder / "net.pt2", folder / "copy.pt2", {}), TORCH).precision == "fp32"

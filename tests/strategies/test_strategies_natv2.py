@@ -223,7 +223,7 @@ def test_natv2_beats_random_search_on_a_space_walked_through_completely(limit: f
     reference = F.max(axis=0) * 1.01
     best = normalised_hypervolume(F, costs.G, reference)
     section = SECTION.model_copy(
-        update={"adapt_epochs": 0.0, "initial": 10, "archive": 20, "candidates": 8, "iterations": 3}
+        update={"adapt_epochs": 0.0, "initial": 10, "archive": 20, "candidates": 12, "iterations": 2}
     )
     share: dict[str, list[float]] = {"natv2": [], "random": []}
     for seed in range(3):

@@ -21,7 +21,7 @@ def test_published_phases_split_the_epochs() -> None:
     assert [phase.subnets for phase in phases] == [1, 1, 2, 2, 4, 4]
     assert [phase.sort_stage for phase in phases] == [None, None, None, None, 0, 1]
     assert [phase.distil for phase in phases] == [False] + [True] * 5
-    assert phases[0].learning_rate == 1.0
+    assert {phase.learning_rate for phase in phases} == {1.0}
     assert [phase.depths for phase in phases][1:4] == [(4,), (3, 4), (2, 3, 4)]
     assert [phase.expands for phase in phases][3:] == [(6.0,), (4.0, 6.0), (3.0, 4.0, 6.0)]
     assert phases[-1].kernels == (3, 5, 7)

@@ -135,27 +135,27 @@ def pin() -> str:
     return f"pinned to core {core}"
 
 
-def time_round(model: Any, inputs: Entry) -> list[float]:
+def time_round(step: Any) -> list[float]:
     """Return milliseconds of the runs of one round: two are discarded, then at least 10 and at least 25 ms are timed."""
     for _ in range(2):
-        model.run(inputs)
+        step()
     samples: list[float] = []
     begin = time.perf_counter()
     while len(samples) < 10 or time.perf_counter() - begin < 0.025:
         start = time.perf_counter()
-        model.run(inputs)
+        step()
         samples.append(1e3 * (time.perf_counter() - start))
     return samples
 
 
-def time_rounds(model: Any, inputs: Entry, rounds: int) -> list[list[float]]:
+def time_rounds(step: Any, rounds: int) -> list[list[float]]:
     """Return one list of milliseconds per round; rounds are spread over time by short pauses."""
     collected = []
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
-            collected.append(time_round(model, inputs))
+            collected.append(time_round(step))
             time.sleep(0.02)
     finally:
         gc.enable()
@@ -176,11 +176,11 @@ def interval(rounds: list[list[float]], statistic: str) -> tuple[float, float, f
     return float(np.percentile(np.concatenate(rounds), rank)), float(low), float(high)
 
 
-def check_budget(model: Any, inputs: Entry, statistic: str, max_ms: float) -> Entry:
+def check_budget(step: Any, statistic: str, max_ms: float) -> Entry:
     """Measure until the interval lies on one side of the budget; after four undecided measurements it is broken."""
     tries, undecided = 0, True
     while undecided and tries < ATTEMPTS:
-        value, low, high = interval(time_rounds(model, inputs, ROUNDS), statistic)
+        value, low, high = interval(time_rounds(step, ROUNDS), statistic)
         tries, undecided = tries + 1, low <= max_ms < high
     limit = f"budget {max_ms:g} ms" if max_ms < float("inf") else "no budget"
     return {
@@ -216,8 +216,9 @@ def verify(options: argparse.Namespace) -> list[Entry]:
     batch = manifest["inputs"][0]["shape"][0]
     inputs = {entry["name"]: samples["input:" + entry["name"]] for entry in manifest["inputs"]}
     inputs = {name: value[[i % len(value) for i in range(batch)]] for name, value in inputs.items()}
+    step = model.bind(inputs)
     for statistic, max_ms in budgets or [("p50", float("inf"))]:
-        results.append(dict(check_budget(model, inputs, statistic, max_ms), pinning=how))
+        results.append(dict(check_budget(step, statistic, max_ms), pinning=how))
     return results
 
 

@@ -116,12 +116,14 @@ class Runtime(ABC):
         module: Import name of its package; empty if it needs none.
         packages: Names under which the package is installed, the usual one first.
         install: The exact line that installs it.
+        pins_itself: The runtime moves its threads to cores of its own choice, so that the worker must not.
     """
 
     name = ""
     module = ""
     packages: Tuple[str, ...] = ()
     install = ""
+    pins_itself = False
 
     def available(self) -> bool:
         """Say whether the package is there, without importing it."""
@@ -139,6 +141,13 @@ class Runtime(ABC):
     @abstractmethod
     def providers(self) -> Tuple[str, ...]:
         """Return what it can run on here; imports the package."""
+
+    def start(self) -> None:
+        """Import the package and let it look at the machine; called once, before the worker is pinned.
+
+        Many runtimes remember the cores they see first and never use another one.
+        """
+        self.providers()
 
     @abstractmethod
     def load(self, path: Path, spec: LoadSpec) -> Model:

@@ -126,13 +126,17 @@ class OpenVinoModel(Model):
         if self.device == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self._spec.threads
             settings["NUM_STREAMS"] = 1
-            settings["ENABLE_CPU_PINNING"] = False  # the worker is pinned already
+            settings["ENABLE_CPU_PINNING"] = True  # without it OpenVINO undoes any pinning at every inference
         return self._core.compile_model(self._source, self.device, settings)
 
     def _check_device_and_hint(self) -> None:
         runs_on = list(self._compiled.get_property("EXECUTION_DEVICES"))
         if runs_on != [self.device]:
             raise Failure("fallback", f"device {self.device} was asked for, OpenVINO runs on {', '.join(runs_on)}")
+        if self.device == "CPU":
+            threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+            if threads != self._spec.threads:
+                raise Failure("fallback", f"{self._spec.threads} threads were asked for, OpenVINO uses {threads}")
         hint = np.dtype(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_dtype()).name
         wanted = {"f32": "float32", "f16": "float16"}.get(HINTS[self._spec.precision])
         if wanted is not None and hint != wanted:
@@ -227,10 +231,17 @@ class OpenVino(Runtime):
     module = "openvino"
     packages = ("openvino",)
     install = "pip install openvino"
+    pins_itself = True
 
     def providers(self) -> Tuple[str, ...]:
         """Return OpenVINO's devices here."""
         return tuple(_import().Core().available_devices)
+
+    def start(self) -> None:
+        """Load the CPU plug-in, which counts the cores of this process once and for all."""
+        core = _import().Core()
+        if "CPU" in core.available_devices:
+            core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
     def load(self, path: Path, spec: LoadSpec) -> Model:
         """Open an IR (``.xml`` beside its ``.bin``) or an ONNX file."""

@@ -39,6 +39,8 @@ def refuse_pickles(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2]: name for name in archive.namelist()}
+            if len(members) != len(archive.namelist()):
+                raise ValueError("a member stands in it twice")
             configs = [json.loads(archive.read(members[name])) for name in members if name.endswith("_config.json")]
         entries = [entry for config in configs for entry in config["config"].values()]
         pickled = [str(entry["path_name"]) for entry in entries if entry["use_pickle"]]

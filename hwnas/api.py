@@ -1,0 +1,550 @@
+"""The public verbs. Each does what the command of the same name does, and returns plain records."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from hwnas import registry
+from hwnas.config import (
+    Budget,
+    DataSection,
+    ExportSection,
+    ProfileSection,
+    RunConfig,
+    SpaceSection,
+    apply_overrides,
+    load_run_config,
+    parse_section,
+)
+from hwnas.errors import ConfigError, DeviceError, ModelFileError
+from hwnas.files import cache_home, read_json
+from hwnas.targets import Device, find_device, load_devices, resolve_target, save_device
+
+if TYPE_CHECKING:
+    from hwnas.artifacts.pipeline import Artifact
+    from hwnas.artifacts.recheck import VerifyReport
+    from hwnas.runs.check import Checked
+    from hwnas.runs.pipeline import Summary
+    from hwnas.runs.profiling import Fitted
+    from hwnas.spaces.base import IntArray, SearchSpace
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage of a run came to, ready to print.
+
+    Attributes:
+        title: One line.
+        columns: Column names.
+        rows: One tuple per line.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data: one mapping per row."""
+        return {"title": self.title, "rows": [dict(zip(self.columns, row, strict=True)) for row in self.rows]}
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file; ``overrides`` are ``a.b=c`` strings.
+
+    Raises:
+        ConfigError: The file cannot be used; every problem is named.
+    """
+    return load_run_config(Path(path), overrides)
+
+
+def _config(config: RunConfig | Path | str) -> RunConfig:
+    return config if isinstance(config, RunConfig) else load(config)
+
+
+def _space_and_profile(space: Any, overrides: Sequence[str]) -> tuple[SearchSpace[Any], ProfileSection]:
+    """Read ``--space``: a registered name, a file with ``name`` and ``settings``, or a run file; with overrides."""
+    raw: dict[str, Any] = {"space": {"name": str(space)}}
+    path = Path(str(space))
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"--space {space}: cannot be read ({error}).") from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"--space {space}: expected a mapping with 'name' and 'settings', or a run file.")
+        raw = found if "space" in found or "data" in found else {"space": found}
+    raw = apply_overrides(raw, overrides)
+    section = parse_section(SpaceSection, raw.get("space", {}), f"{space}: space")
+    profile_section = parse_section(ProfileSection, raw.get("profile", {}), f"{space}: profile")
+    settings = dict(section.settings)
+    if "data" in raw and not {"classes", "in_channels"} <= settings.keys():
+        from hwnas.datasets.data import load_data
+
+        data = load_data(parse_section(DataSection, raw["data"], f"{space}: data"))
+        settings = {"classes": len(data.classes), "in_channels": data.channels, **settings}
+    return registry.load("space", section.name)(**settings), profile_section
+
+
+def profile(
+    target: str,
+    space: Any = "mobilenetv3",
+    *,
+    precision: str | None = None,
+    overrides: Sequence[str] = (),
+    budget_minutes: float | None = None,
+    output: Path | None = None,
+) -> Fitted:
+    """Measure networks of a space on a target and fit the latency model; resumes.
+
+    Args:
+        target: ``DEVICE/RUNTIME-PRECISION[-tN][-bN]``.
+        space: Name of a space, a YAML file with ``name`` and ``settings``, a run file, or a ``SearchSpace``.
+        precision: Must agree with the target.
+        overrides: ``space.settings.KEY=VALUE`` and ``profile.KEY=VALUE``.
+        budget_minutes: Longest time for measuring.
+        output: Folder of table and model; the user's data folder by default.
+
+    Raises:
+        HwnasError: Target, space, device or runtime cannot be used.
+    """
+    from hwnas.latency.store import folder_name, user_root
+    from hwnas.runs.profiling import profile_folder
+    from hwnas.spaces.base import SearchSpace
+
+    wanted = resolve_target(target, precision)
+    if isinstance(space, SearchSpace):
+        resolved, section = space, parse_section(ProfileSection, apply_overrides({}, overrides), "profile")
+    else:
+        resolved, section = _space_and_profile(space, overrides)
+    if budget_minutes is not None:
+        section = section.model_copy(update={"budget_minutes": budget_minutes})
+    folder = output or user_root() / folder_name(wanted, resolved)
+    return profile_folder(wanted, resolved, section, folder, find_device(wanted.device))
+
+
+def fit(folder: Path, *, coverage: float = 0.9, seed: int = 0) -> Fitted:
+    """Fit the latency model of a profile's folder again and evaluate it on the held-out networks.
+
+    Raises:
+        TableError: There is no table, it is damaged or too small.
+    """
+    from hwnas.latency.profiling import TABLE_FILE
+    from hwnas.latency.store import read_header
+    from hwnas.runs.profiling import fit_folder
+
+    header = read_header(Path(folder) / TABLE_FILE)
+    space = registry.load("space", header.space)(**header.settings)
+    return fit_folder(Path(folder), space, seed=seed, coverage=coverage)
+
+
+def _encodings(words: Sequence[str], space: SearchSpace[Any]) -> list[tuple[str, IntArray]]:
+    found: list[tuple[str, IntArray]] = []
+    for word in words:
+        if word in ("smallest", "largest"):
+            found.append((word, space.encode(getattr(space, word))))
+        elif word.split(":")[0] == "random":
+            numbers = [int(part) for part in word.split(":")[1:] if part.isdigit()]
+            count, seed = [*numbers, 1, 0][:2] if len(numbers) != 1 else (numbers[0], 0)
+            rows = space.sample(np.random.default_rng(seed), count)
+            found += [(space.id_of(row), row) for row in rows]
+        elif word.replace(",", "").isdigit():
+            row = np.array([int(gene) for gene in word.split(",")], dtype=np.int64)
+            space.check_bounds(row)
+            found.append((space.id_of(row), space.repair(row[None])[0]))
+        elif word.endswith(".json"):
+            value = read_json(Path(word))
+            row = space.encode(space.from_dict(value.get("architecture", value)))
+            found.append((word, row))
+        elif word.endswith(".onnx"):
+            raise ConfigError(
+                f"{word}: predict takes architectures of a space. Measure a model file with: hwnas measure {word} --target T"
+            )
+        else:
+            raise ConfigError(
+                f"{word!r} is no architecture. Give smallest, largest, random:N, a comma-separated encoding of "
+                f"{space.n_genes} genes, or a JSON file."
+            )
+    return found
+
+
+def predict(
+    architectures: Sequence[str],
+    target: str,
+    space: Any = "mobilenetv3",
+    *,
+    precision: str | None = None,
+    overrides: Sequence[str] = (),
+    folder: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Predict the latency of architectures on a target: ``value``, ``low``, ``high``, ``unit`` (and ``latency_ms``).
+
+    Args:
+        architectures: ``smallest``, ``largest``, ``random:N[:SEED]``, encodings as text, or JSON files.
+        target: The target.
+        space: As for :func:`profile`; not needed with ``folder``.
+        precision: Must agree with the target.
+        overrides: As for :func:`profile`.
+        folder: Folder of a profile; looked up in the user's data folder and the shipped tables by default.
+
+    Raises:
+        TableError: No model fits this machine, target and space.
+    """
+    from hwnas.devices.session import open_session
+    from hwnas.latency.model import LatencyModel
+    from hwnas.latency.networks import fingerprint_here
+    from hwnas.latency.store import MODEL_FOLDER, require_table
+
+    wanted = resolve_target(target, precision)
+    if folder is not None:
+        model = LatencyModel.load(Path(folder) / MODEL_FOLDER)
+    else:
+        resolved, _ = _space_and_profile(space, overrides)
+        with open_session(find_device(wanted.device)) as session:
+            here = fingerprint_here(session, wanted)
+        model = require_table(wanted, resolved, here).load_model(resolved)
+    named = _encodings(architectures, model.space)
+    prediction = model.predict(np.stack([row for _, row in named]))
+    results = []
+    for i, (name, row) in enumerate(named):
+        entry: dict[str, Any] = {
+            "architecture": name,
+            "encoding": row.tolist(),
+            "target": str(wanted),
+            "value": float(prediction.value[i]),
+            "low": float(prediction.low[i]),
+            "high": float(prediction.high[i]),
+            "unit": model.unit,
+            "coverage": model.conformal.coverage,
+            "in_distribution": not bool(prediction.out_of_distribution[i]),
+        }
+        if model.unit == "ms":
+            entry["latency_ms"] = entry["value"]
+        results.append(entry)
+    return results
+
+
+def _files_of(path: Path) -> Any:
+    from hwnas.devices.models import ModelFiles
+
+    if not path.is_file():
+        raise ModelFileError(f"{path} is not a file. Give an .onnx file, or the .xml of an OpenVINO model.")
+    beside = path.with_suffix(".bin")
+    return ModelFiles(path, (beside,) if path.suffix == ".xml" and beside.is_file() else ())
+
+
+def measure(
+    model: Path | str, target: str, *, precision: str | None = None, statistic: str = "p50", rounds: int = 40
+) -> dict[str, Any]:
+    """Measure the latency of a model file on a target by the protocol.
+
+    Returns:
+        ``value``, ``low``, ``high``, ``unit``, ``statistic``, ``percentiles``, ``floor``, ``grade``, ``disturbed``, ...
+
+    Raises:
+        ModelFileError: No such file, or the runtime cannot open it.
+        MeasurementFailure: It crashed, hung, or would run on something else than asked.
+    """
+    from hwnas.devices.session import open_session
+    from hwnas.errors import MeasurementFailure
+    from hwnas.latency.measuring import measure_model
+    from hwnas.latency.protocol import Protocol
+
+    wanted, files = resolve_target(target, precision), _files_of(Path(model))
+    if statistic not in ("p50", "p90", "p99"):
+        raise ConfigError(f"--statistic {statistic!r} must be p50, p90 or p99.")
+    if rounds < 5:
+        raise ConfigError(f"--rounds {rounds} must be at least 5.")
+    with open_session(find_device(wanted.device)) as session:
+        result = measure_model(session, files, wanted, Protocol(rounds=rounds, min_rounds=min(8, rounds)), statistic)
+    if result.failure is not None:
+        raise MeasurementFailure(*result.failure)
+    keys = ("value", "low", "high", "unit", "statistic", "percentiles", "floor", "mad", "count", "rounds", "grade")
+    entry = {key: getattr(result, key) for key in keys}
+    entry |= {"disturbed": list(result.disturbed), "target": str(wanted), "load_ms": result.load_ms}
+    return entry | ({"latency_ms": result.value} if result.unit == "ms" else {})
+
+
+def _pipeline(config: RunConfig | Path | str, runs: Path) -> Any:
+    from hwnas.runs.pipeline import Pipeline
+    from hwnas.runs.session import Run
+
+    return Pipeline(Run(_config(config), Path(runs)))
+
+
+def check(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Checked:
+    """Say what a run would do, how long, and whether its budgets can be kept, without doing it."""
+    from hwnas.runs.check import check_run
+
+    return check_run(_config(config), Path(runs))
+
+
+def train(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Outcome:
+    """Train the supernet of a run; resumes."""
+    pipeline = _pipeline(config, runs)
+    with pipeline.run.folder.lock():
+        report = pipeline.trained()
+    rows: list[tuple[Any, ...]] = [("steps", f"{report.steps} of {report.steps_total}"), ("seconds", report.seconds)]
+    rows += [(f"validation accuracy, {name}", value) for name, value in report.accuracies.items()]
+    rows += [("note", report.note)] if report.note else []
+    return Outcome(f"supernet in {pipeline.run.folder.supernet}", ("what", "value"), rows)
+
+
+def search(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Outcome:
+    """Search under the budgets of a run; profiles and trains first if that is missing; resumes."""
+    pipeline = _pipeline(config, runs)
+    with pipeline.run.folder.lock():
+        _, picks = pipeline.picked()
+    rows = [
+        (
+            str(p.target),
+            p.identifier,
+            p.validation_accuracy,
+            p.predicted["value"],
+            p.predicted["high"],
+            p.budget or "none",
+        )
+        for p in picks
+    ]
+    columns = ("target", "architecture", "validation accuracy", "predicted", "upper end", "budget")
+    return Outcome("winners of the search", columns, rows)
+
+
+def finetune(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Outcome:
+    """Fine-tune the winners of a run's search; what comes before is done first if missing."""
+    pipeline = _pipeline(config, runs)
+    with pipeline.run.folder.lock():
+        _, winners = pipeline.finetuned()
+    rows = [
+        (name, winner.epochs, winner.extracted_accuracy, winner.validation_accuracy) for name, winner in winners.items()
+    ]
+    columns = ("architecture", "epochs", "validation accuracy before", "after")
+    return Outcome(f"winners in {pipeline.run.folder.path / 'winners'}", columns, rows)
+
+
+def run(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Summary:
+    """Do everything a run file asks for; the same call resumes."""
+    pipeline = _pipeline(config, runs)
+    with pipeline.run.folder.lock():
+        summary: Summary = pipeline.reported()
+    return summary
+
+
+def export(
+    source: str,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    output: Path | None = None,
+    max_ms: float | None = None,
+    input_shape: str | None = None,
+    overrides: Sequence[str] = (),
+    runs: Path = RUNS,
+) -> list[Artifact]:
+    """Export for a target and verify the files.
+
+    Args:
+        source: A run file, a winner's folder inside a run folder, an ONNX file, or ``pkg.mod:function`` that returns a
+            torch module.
+        target: The target; needed unless ``source`` is a run file.
+        precision: Must agree with the target.
+        output: Folder the artifacts go into.
+        max_ms: Budget where there is no run file.
+        input_shape: Input of a torch module, batch first, for example ``1,3,224,224``.
+        overrides: Overrides of a run file.
+        runs: Folder of run folders, for a run file.
+
+    Raises:
+        ConfigError: Something needed is not given.
+        ArtifactError: Parity failed.
+    """
+    from hwnas.runs.outside import export_given, export_winner_folder
+
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        pipeline = _pipeline(load(path, overrides), runs)
+        with pipeline.run.folder.lock():
+            artifacts: list[Artifact] = pipeline.exported(output)
+        return artifacts
+    if target is None:
+        raise ConfigError(f"exporting {source} needs --target, for example --target local/onnxruntime-fp32.")
+    wanted = resolve_target(target, precision)
+    budget = Budget(max_ms=max_ms) if max_ms is not None else None
+    if path.is_dir():
+        return [export_winner_folder(path, wanted, output, budget)]
+    shape = _shape(input_shape)
+    return [export_given(source, wanted, output or Path("artifacts"), budget, shape, ExportSection())]
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--input-shape {text!r} must be positive numbers with commas, for example 1,3,224,224.")
+    return tuple(int(part) for part in parts)
+
+
+def verify(artifact: Path | str, *, target: str | None = None) -> VerifyReport:
+    """Check an artifact again: digests, parity on its samples, latency on the target, budgets."""
+    from hwnas.artifacts.recheck import verify_artifact
+
+    return verify_artifact(Path(artifact), target=target)
+
+
+def report(run_folder: Path | str) -> Path:
+    """Write the HTML report of a run folder."""
+    from hwnas.reporting.html import write_report
+
+    return write_report(Path(run_folder))
+
+
+def _greet(device: Device) -> dict[str, Any]:
+    from hwnas.devices.session import open_session
+
+    try:
+        with open_session(device) as session:
+            info = session.hello(probe=True)
+    except DeviceError as error:
+        return {"identity": {}, "context": {}, "runtimes": {}, "limits": [], "error": str(error)}
+    return {
+        "identity": info.identity,
+        "context": info.context,
+        "runtimes": {name: asdict(status) for name, status in info.runtimes.items()},
+        "limits": list(info.limits),
+        "error": "",
+    }
+
+
+def devices() -> dict[str, dict[str, Any]]:
+    """Greet every known device: fingerprint, runtimes, and what installs a missing one."""
+    return {name: _greet(device) for name, device in load_devices().items()}
+
+
+def add_device(
+    name: str,
+    *,
+    ssh: str | None = None,
+    command: str | None = None,
+    python: str = "",
+    port: int | None = None,
+    identity_file: Path | None = None,
+) -> Mapping[str, Any]:
+    """Greet a device over ssh or a command prefix, and remember it if it answers.
+
+    Raises:
+        ConfigError: Neither or both of ``ssh`` and ``command``.
+        DeviceError: It does not answer as the agent would.
+    """
+    if (ssh is None) == (command is None):
+        raise ConfigError("give exactly one of --ssh USER@HOST and --command 'PREFIX ...'.")
+    options = {"port": str(port)} if port is not None else {}
+    if identity_file is not None:
+        options["identity_file"] = str(identity_file)
+    device = Device(
+        name,
+        transport="ssh" if ssh else "command",
+        address=ssh or "",
+        command=tuple(shlex.split(command or "")),
+        python=python,
+        options=options,
+    )
+    greeting = _greet(device)
+    if greeting["error"]:
+        raise DeviceError(f"{name} was not added: {greeting['error']}")
+    save_device(device)
+    return greeting
+
+
+def list_tables(folder: Path | None = None) -> list[dict[str, Any]]:
+    """List latency tables of a folder, of the user, and those shipped."""
+    from hwnas.latency.profiling import TABLE_FILE
+    from hwnas.latency.store import list_tables as stored_tables
+    from hwnas.latency.store import read_header
+
+    named = (
+        [(str(folder), path, read_header(path)) for path in sorted(Path(folder).rglob(TABLE_FILE))] if folder else []
+    )
+    found, _ = stored_tables()
+    named += [(stored.place, stored.path, stored.header) for stored in found]
+    return [
+        {
+            "target": str(header.target),
+            "space": f"{header.space}-{header.space_digest[:12]}",
+            "networks": sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line) - 1,
+            "machine": header.fingerprint.identity.get("cpu_model", ""),
+            "from": place,
+            "folder": str(path.parent),
+        }
+        for place, path, header in named
+    ]
+
+
+def show_table(folder: Path) -> dict[str, Any]:
+    """Describe the table in a folder."""
+    from hwnas.latency.profiling import TABLE_FILE
+    from hwnas.latency.store import describe
+    from hwnas.latency.table import LatencyTable
+
+    described = describe(LatencyTable.load(Path(folder) / TABLE_FILE))
+    evaluation = Path(folder) / "evaluation.json"
+    if evaluation.exists():
+        stored = read_json(evaluation)
+        described |= {"model": stored["metrics"], "baselines": stored["baselines"]}
+    return described
+
+
+def diff_tables(first: Path, second: Path) -> dict[str, Any]:
+    """Compare two tables of one space network by network."""
+    from hwnas.latency.profiling import TABLE_FILE
+    from hwnas.latency.store import diff
+    from hwnas.latency.table import LatencyTable
+
+    return diff(LatencyTable.load(Path(first) / TABLE_FILE), LatencyTable.load(Path(second) / TABLE_FILE))
+
+
+def merge_tables(first: Path, second: Path, output: Path) -> dict[str, Any]:
+    """Merge two tables of one target and machine into ``output``."""
+    from hwnas.latency.profiling import TABLE_FILE
+    from hwnas.latency.store import merge_files
+
+    merged = merge_files([Path(first) / TABLE_FILE, Path(second) / TABLE_FILE], Path(output) / TABLE_FILE)
+    return {"networks": len(merged.rows), "folder": str(output)}
+
+
+def cache_contents() -> dict[str, Any]:
+    """Return the cache folder and the size of each entry, bytes."""
+    home = cache_home()
+    sizes = {
+        entry.name: sum(path.stat().st_size for path in [entry, *entry.rglob("*")] if path.is_file())
+        for entry in sorted(home.iterdir() if home.is_dir() else [])
+    }
+    return {"folder": str(home), "size_bytes": sizes}
+
+
+def clear_cache(name: str | None = None) -> int:
+    """Delete one entry of the cache, or all; returns the bytes freed.
+
+    Raises:
+        ConfigError: No such entry.
+    """
+    import shutil
+
+    contents = cache_contents()
+    names = list(contents["size_bytes"]) if name is None else [name]
+    if name is not None and name not in contents["size_bytes"]:
+        raise ConfigError(
+            f"the cache has no entry {name!r}; it holds: {', '.join(contents['size_bytes']) or 'nothing'}."
+        )
+    for entry in names:
+        path = cache_home() / entry
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return sum(int(contents["size_bytes"][entry]) for entry in names)

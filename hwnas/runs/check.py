@@ -1,0 +1,157 @@
+"""What a run would do, without doing it: steps and their state, time, disk, and whether the budgets can be kept."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.config import RunConfig
+from hwnas.devices.session import open_session
+from hwnas.files import Journal
+from hwnas.latency.measurement import Measurement
+from hwnas.latency.measuring import measure_networks
+from hwnas.latency.networks import Networks
+from hwnas.latency.profile_plan import probe_cost
+from hwnas.latency.profiling import protocol_of
+from hwnas.latency.protocol import Protocol
+from hwnas.latency.sampling import plan_networks
+from hwnas.runs.session import Run
+from hwnas.spaces.base import IntArray
+from hwnas.supernets.estimate import estimate_training
+from hwnas.targets import Target
+
+BudgetRow = tuple[str, str, float | str, float, float, float, str]
+
+NAMES = ("smallest", "median", "largest")
+_ROUNDS = 8
+_POOL = 101
+_BYTES_PER_ROW = 20_000
+_EXPORT_MINUTES = 0.4
+_BACKWARD = 3
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What :func:`check_run` found.
+
+    Attributes:
+        run_folder: Where the run would live.
+        steps: ``(step, state, minutes)``; rough, from a few timed steps on this machine as loaded now.
+        budgets: ``(target, statistic, budget, smallest, median, largest, verdict)``; measured, in the target's unit.
+        disk_bytes: About what the run writes.
+    """
+
+    run_folder: Path
+    steps: list[tuple[str, str, float]]
+    budgets: list[BudgetRow]
+    disk_bytes: int
+
+    @property
+    def infeasible(self) -> bool:
+        """Whether even the smallest network breaks a budget."""
+        return any(row[-1].startswith("cannot") for row in self.budgets)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        columns = ("target", "statistic", "budget", *NAMES, "verdict")
+        return {
+            "run_folder": str(self.run_folder),
+            "steps": [dict(zip(("step", "state", "minutes"), step, strict=True)) for step in self.steps],
+            "budgets": [dict(zip(columns, row, strict=True)) for row in self.budgets],
+            "disk_bytes": self.disk_bytes,
+            "infeasible": self.infeasible,
+        }
+
+
+def three_networks(run: Run) -> IntArray:
+    """Return the encodings of the smallest network, one of median MACs among random ones, and the largest."""
+    space = run.space
+    pool = space.sample(np.random.default_rng(run.config.seed), _POOL)
+    macs = [space.graph(space.decode(row)).macs for row in pool]
+    median = pool[int(np.argsort(macs)[len(macs) // 2])]
+    return np.stack([space.encode(space.smallest), median, space.encode(space.largest)])
+
+
+def _measure_three(run: Run, target: Target, X: IntArray) -> tuple[list[Measurement], float]:
+    """Return three measurements and the minutes a profile of the target would take."""
+    section = run.config.profile
+    with (
+        tempfile.TemporaryDirectory(prefix="hwnas-check-") as name,
+        open_session(run.devices[target.device]) as session,
+    ):
+        networks = Networks(run.space, target, Path(name))
+        items = [networks.item(row) for row in X]
+        found = measure_networks(session, target, items, Protocol(rounds=_ROUNDS), Journal(Path(name) / "j.jsonl"))
+        plan = plan_networks(run.space, section.networks, section.held_out, section.seed)
+        cost = probe_cost(session, networks, protocol_of(section))
+        minutes = cost.minutes(len(plan.train) + len(plan.held_out), section.rounds, plan.n_covering)
+    return found, min(minutes, section.budget_minutes or minutes)
+
+
+def _judge(run: Run, target: Target, found: list[Measurement]) -> BudgetRow:
+    budget = run.budget(target)
+    statistic = budget.statistic if budget else "p50"
+    values = [m.value * m.percentiles[statistic] / m.percentiles["p50"] for m in found]
+    smallest, median, largest = values
+    if budget is None:
+        return str(target), statistic, "none", smallest, median, largest, "only an objective"
+    limit = budget.max_ms
+    if limit is None:
+        assert budget.relative is not None
+        limit = largest * (1.0 + float(budget.relative.rstrip("%")) / 100.0)
+    if smallest > limit:
+        verdict = f"cannot be kept: the smallest network is {smallest / limit - 1:.0%} above; nearest: {smallest:.3g}"
+    elif largest <= limit:
+        verdict = "loose: the largest network keeps it"
+    else:
+        verdict = "can be kept" + ("; excludes the median network" if median > limit else "")
+    return str(target), statistic, limit, smallest, median, largest, verdict
+
+
+def _training_minutes(run: Run) -> tuple[float, float]:
+    """Return minutes of supernet training, and seconds of one image through a middling network."""
+    estimate = estimate_training(run.new_supernet(), run.data, run.config.train)
+    images = estimate.steps * run.config.train.batch_size
+    return estimate.seconds / 60.0, estimate.seconds / max(1, images)
+
+
+def check_run(config: RunConfig, runs: Path) -> Checked:
+    """Measure three networks per target, time a few training steps, and add up.
+
+    Raises:
+        HwnasError: Data, space, device or runtime cannot be used.
+    """
+    run = Run(config, runs, create=False)
+    X = three_networks(run)
+    steps: list[tuple[str, str, float]] = []
+    budgets: list[BudgetRow] = []
+    for target in run.targets:
+        found, minutes = _measure_three(run, target, X)
+        failed = [m for m in found if m.failure is not None]
+        if failed:
+            budgets.append((str(target), "p50", "?", 0.0, 0.0, 0.0, f"cannot be measured: {failed[0].failure}"))
+            continue
+        steps.append((f"profile {target}", run.state(run.table_folder(target) / "evaluation.json"), minutes))
+        budgets.append(_judge(run, target, found))
+    training, image_s = _training_minutes(run)
+    steps.append(("train", run.state(run.path / "supernet" / "training.json"), training))
+    steps.append(("search", run.state(run.path / "shortlist.json"), _search_minutes(run, image_s)))
+    images = len(run.data.train) * 2 * config.finetune.epochs * config.export.winners * len(run.targets)
+    steps.append(("fine-tune", "at most", images * image_s / 60.0))
+    steps.append(("export and verify", "to do", _EXPORT_MINUTES * len(run.targets) * config.export.winners))
+    largest = run.space.graph(run.space.largest).parameters * 4
+    rows = (config.profile.networks + config.profile.held_out) * len(run.targets) * _BYTES_PER_ROW
+    return Checked(run.path, steps, budgets, int(rows + largest * (4 + 2 * len(run.targets))))
+
+
+def _search_minutes(run: Run, image_s: float) -> float:
+    section = run.config.search
+    evaluations = section.initial * section.oversample
+    evaluations += section.iterations * (section.candidates + (section.archive if section.adapt_epochs else 0))
+    images = evaluations * (run.config.train.bn_images + len(run.data.validation)) / _BACKWARD
+    adapted = section.iterations * section.adapt_epochs * len(run.data.train) * 2
+    return (images + adapted) * image_s / 60.0

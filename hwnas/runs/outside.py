@@ -1,0 +1,89 @@
+"""Exports that start outside a run: one winner for another target, a person's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hwnas import registry
+from hwnas.artifacts.export import STEPS, export_winner
+from hwnas.artifacts.pipeline import Artifact
+from hwnas.artifacts.user_models import STEPS as GIVEN_STEPS
+from hwnas.artifacts.user_models import export_model
+from hwnas.config import Budget, ExportSection, load_run_config
+from hwnas.devices.session import open_session
+from hwnas.errors import ConfigError
+from hwnas.finetuning.winner import load_winner
+from hwnas.latency.model import LatencyModel
+from hwnas.latency.store import MODEL_FOLDER
+from hwnas.progress import progress_bar
+from hwnas.runs.session import Run
+from hwnas.targets import Target, find_device
+
+
+def export_winner_folder(folder: Path, target: Target, output: Path | None, budget: Budget | None) -> Artifact:
+    """Export a fine-tuned winner of a run (``runs/NAME/winners/ID``) for any target.
+
+    Raises:
+        ConfigError: The folder is not a winner inside a run folder.
+        ArtifactError: Parity or the int8 gate failed.
+    """
+    folder = folder.resolve()
+    run_folder = folder.parent.parent
+    if not (folder / "winner.json").is_file() or not (run_folder / "run.yaml").is_file():
+        raise ConfigError(
+            f"{folder.name} is not a winner of a run. Give a folder such as runs/NAME/winners/ID, a run file, an ONNX file or "
+            "pkg.mod:function."
+        )
+    run = Run(load_run_config(run_folder / "run.yaml"), run_folder.parent)
+    winner = load_winner(folder, run.space)
+    model_folder = run.folder.table(target) / MODEL_FOLDER
+    model = LatencyModel.load(model_folder, run.space) if model_folder.is_dir() else None
+    place = (output or run.folder.artifacts) / f"{target.slug}--{folder.name}"
+    with open_session(find_device(target.device)) as session, progress_bar("exporting", STEPS) as advance:
+        return export_winner(
+            winner.module,
+            architecture=winner.architecture,
+            space=run.space,
+            data=run.data,
+            target=target,
+            backend=registry.load("backend", target.runtime)(),
+            session=session,
+            folder=place,
+            section=run.config.export,
+            budget=budget,
+            latency_model=model,
+            validation_accuracy=winner.validation_accuracy,
+            metric=run.config.search.metric,
+            seed=run.config.seed,
+            progress=advance,
+        )
+
+
+def export_given(
+    source: str,
+    target: Target,
+    output: Path,
+    budget: Budget | None,
+    input_shape: Sequence[int] | None,
+    section: ExportSection,
+) -> Artifact:
+    """Export an ONNX file or a torch module by import path for a target.
+
+    Raises:
+        ConfigError: The source or its shape cannot be used.
+        ArtifactError: Parity failed.
+    """
+    name = Path(source).stem if source.endswith(".onnx") else source.replace(":", "-").replace(".", "-")
+    with open_session(find_device(target.device)) as session, progress_bar("exporting", GIVEN_STEPS) as advance:
+        return export_model(
+            source,
+            target=target,
+            backend=registry.load("backend", target.runtime)(),
+            session=session,
+            folder=output / f"{target.slug}--{name}",
+            input_shape=input_shape,
+            section=section,
+            budget=budget,
+            progress=advance,
+        )

@@ -1,0 +1,106 @@
+"""All stages in order: each is resumed, none is done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwnas.artifacts.pipeline import Artifact
+from hwnas.finetuning.winner import Winner
+from hwnas.reporting.html import write_report
+from hwnas.runs.exporting import export_stage
+from hwnas.runs.profiling import profile_stage
+from hwnas.runs.searching import search_stage
+from hwnas.runs.session import Run
+from hwnas.runs.shortlist import Pick, shortlist_stage
+from hwnas.runs.training import train_stage
+from hwnas.runs.winning import finetune_stage
+from hwnas.strategies.state import SearchResult
+from hwnas.supernets.training import TrainReport
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run left behind.
+
+    Attributes:
+        run_folder: The run's folder.
+        artifacts: One per target and winner.
+        report: The HTML report.
+    """
+
+    run_folder: Path
+    artifacts: tuple[Artifact, ...]
+    report: Path
+
+    @property
+    def broken(self) -> bool:
+        """Whether a budget is broken."""
+        return any(artifact.broken for artifact in self.artifacts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "run_folder": str(self.run_folder),
+            "report": str(self.report),
+            "broken": self.broken,
+            "artifacts": [artifact.as_dict() for artifact in self.artifacts],
+        }
+
+
+class Pipeline:
+    """The stages of one run; each makes sure that those before it are done.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def profiled(self) -> None:
+        """Make table and latency model of every target."""
+        profile_stage(self.run)
+
+    def trained(self) -> TrainReport:
+        """Train the supernet."""
+        with self._logged("train", self.run.folder.supernet / "training.json"):
+            return train_stage(self.run)
+
+    def searched(self) -> SearchResult:
+        """Search, profiling and training first if that is missing."""
+        self.profiled()
+        self.trained()
+        with self._logged("search", self.run.folder.path / "shortlist.json"):
+            return search_stage(self.run)
+
+    def picked(self) -> tuple[SearchResult, list[Pick]]:
+        """Measure the candidates of every target and choose the winners."""
+        result = self.searched()
+        with self._logged("measure candidates", self.run.folder.path / "shortlist.json"):
+            return result, shortlist_stage(self.run, result)
+
+    def finetuned(self) -> tuple[list[Pick], Mapping[str, Winner]]:
+        """Fine-tune the winners."""
+        result, picks = self.picked()
+        last = self.run.folder.winner(picks[-1].identifier) / "winner.json"
+        with self._logged("fine-tune", last):
+            return picks, finetune_stage(self.run, result, picks)
+
+    def exported(self, output: Path | None = None) -> list[Artifact]:
+        """Export the winners and verify the files."""
+        picks, winners = self.finetuned()
+        with self._logged("export and verify", self.run.folder.artifacts):
+            return export_stage(self.run, picks, winners, output)
+
+    def reported(self) -> Summary:
+        """Do everything and write the report."""
+        artifacts = tuple(self.exported())
+        return Summary(self.run.folder.path, artifacts, write_report(self.run.folder.path))
+
+    def _logged(self, name: str, finished: Path) -> AbstractContextManager[None]:
+        """Log the time of a step that was not finished before."""
+        return nullcontext() if finished.exists() else self.run.folder.step(name)

@@ -1,0 +1,150 @@
+"""The stage that makes table and latency model of each target, or finds those that already fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hwnas.config import ProfileSection
+from hwnas.errors import TableError
+from hwnas.files import write_json
+from hwnas.latency.evaluation import Scores, compare
+from hwnas.latency.model import LatencyModel
+from hwnas.latency.profiling import TABLE_FILE, ProfileReport, profile_target
+from hwnas.latency.rows import encodings_of, latencies_of
+from hwnas.latency.table import LatencyTable
+from hwnas.progress import progress_bar
+from hwnas.runs.session import Run
+from hwnas.spaces.base import SearchSpace
+from hwnas.targets import Device, Target
+
+MODEL_FOLDER = "model"
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A latency model beside its table, and how good it is.
+
+    Attributes:
+        folder: Folder of table and model.
+        target: The target.
+        scores: Name (``model``, baselines, ``test-retest``) -> scores on the held-out networks.
+        networks: Networks in the table.
+        notes: What a person should know, as sentences.
+    """
+
+    folder: Path
+    target: Target
+    scores: dict[str, Scores]
+    networks: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[tuple[str, object]]:
+        """Lines for a table: networks, then MAPE, shares and coverage of the model and its baselines."""
+        lines: list[tuple[str, object]] = [("networks", self.networks)]
+        for name, scores in self.scores.items():
+            text = f"MAPE {scores.mape:.1%}, within 5 % {scores.within_5:.0%}, within 10 % {scores.within_10:.0%}"
+            if not math.isnan(scores.spearman):
+                text += f", Spearman {scores.spearman:.3f}"
+            if not math.isnan(scores.coverage):
+                text += f", coverage {scores.coverage:.0%}"
+            lines.append((name, text))
+        return [*lines, *(("note", note) for note in self.notes)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "folder": str(self.folder),
+            "target": str(self.target),
+            "networks": self.networks,
+            "scores": {name: _plain(scores) for name, scores in self.scores.items()},
+            "notes": list(self.notes),
+        }
+
+
+def _plain(scores: Scores) -> dict[str, float | int | None]:
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in scores.as_dict().items()
+    }
+
+
+def fit_folder(
+    folder: Path, space: SearchSpace[Any], *, seed: int = 0, coverage: float = 0.9, notes: tuple[str, ...] = ()
+) -> Fitted:
+    """Fit the model of the table in ``folder``, save it beside the table, and evaluate it on the held-out networks.
+
+    Raises:
+        TableError: The table is damaged, of another space, or too small.
+    """
+    table = LatencyTable.load(folder / TABLE_FILE)
+    model = LatencyModel.fit(table, space, seed=seed, coverage=coverage)
+    model.save(folder / MODEL_FOLDER)
+    held_out = table.measured("held_out")
+    scores = compare(table, space, seed) if held_out else {}
+    rows = table.measured()
+    prediction = model.predict(encodings_of(rows))
+    points = [
+        {
+            "id": row.key,
+            "measured": float(measured),
+            "predicted": float(prediction.value[i]),
+            "low": float(prediction.low[i]),
+            "high": float(prediction.high[i]),
+            "held_out": row.split == "held_out",
+        }
+        for i, (row, measured) in enumerate(zip(rows, latencies_of(rows), strict=True))
+    ]
+    named = {name: _plain(value) for name, value in scores.items()}
+    write_json(
+        folder / EVALUATION,
+        {"metrics": named.pop("model", {}), "baselines": named, "points": points, "unit": model.unit},
+    )
+    return Fitted(folder, table.target, scores, len(table.measured()), notes)
+
+
+def profile_folder(
+    target: Target, space: SearchSpace[Any], section: ProfileSection, folder: Path, device: Device | None = None
+) -> Fitted:
+    """Profile a target into ``folder`` (resuming what is there) and fit its model."""
+    notes: tuple[str, ...] = ()
+    if not (folder / TABLE_FILE).exists():
+        with progress_bar(f"profiling {target}", 1.0) as advance:
+            report: ProfileReport = profile_target(target, space, section, folder, device=device, on_progress=advance)
+        notes = report.notes
+    return fit_folder(folder, space, seed=section.seed, coverage=section.coverage, notes=notes)
+
+
+def profile_stage(run: Run) -> dict[Target, Fitted | None]:
+    """Make table and model of every target of the run; ``None`` where both were there already."""
+    done: dict[Target, Fitted | None] = {}
+    for target in run.targets:
+        folder = run.folder.table(target)
+        if (folder / EVALUATION).exists():
+            done[target] = None
+            continue
+        with run.folder.step(f"profile {target}"):
+            done[target] = profile_folder(target, run.space, run.config.profile, folder, run.devices[target.device])
+    return done
+
+
+@cache
+def _load_model(folder: Path, space: SearchSpace[Any]) -> LatencyModel:
+    return LatencyModel.load(folder, space)
+
+
+def model_of(run: Run, target: Target) -> LatencyModel:
+    """Return the latency model of a target of the run.
+
+    Raises:
+        TableError: It was not made yet, or is damaged.
+    """
+    folder = run.folder.table(target) / MODEL_FOLDER
+    if not folder.is_dir():
+        raise TableError(f"{target} has no latency model in this run. Make it with: hwnas run, or hwnas search.")
+    return _load_model(folder, run.space)
