@@ -98,6 +98,7 @@ class TrainSection(Section):
 
     phases: tuple[PhaseSection, ...] = ()
     epochs: float = Field(default=30, gt=0)
+    sampling: Literal["uniform", "sandwich"] = "uniform"
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=0.05, gt=0)
     weight_decay: float = Field(default=3e-5, ge=0)
@@ -154,10 +155,15 @@ class ExportSection(Section):
 
 
 class RunConfig(Section):
-    """A whole run file."""
+    """A whole run file.
+
+    ``threads`` is the number of threads torch trains and evaluates with; by default one for small networks, which more
+    threads only slow down, else all cores. The same number gives the same bits.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = 0
+    threads: int | None = Field(default=None, ge=1)
     targets: tuple[TargetEntry, ...] = Field(min_length=1)
     data: DataSection
     space: SpaceSection = Field(default_factory=SpaceSection)

@@ -21,6 +21,7 @@ from hwnas.artifacts.pipeline import (
     environment,
     existing,
     quantisation,
+    refuse_simulated,
     weights_digest,
 )
 from hwnas.artifacts.recheck import VerifyReport, verify_artifact
@@ -102,11 +103,13 @@ def export_winner(
         progress: Told of every step (:data:`STEPS` in all).
 
     Raises:
-        ArtifactError: Parity or the int8 gate failed (nothing is left behind), or ``folder`` holds something else.
+        ArtifactError: Parity or the int8 gate failed (nothing is left behind), ``folder`` holds something else, or the
+            target is simulated.
         MeasurementFailure: The file cannot be run or measured on the target, or would run on something else.
         ConfigError: The budget is relative.
         HwnasError: The backend cannot export the module.
     """
+    refuse_simulated(target)
     section = section or ExportSection()
     budget = absolute(budget)
     winner = Source(module, architecture, space, data)
@@ -123,6 +126,8 @@ def export_winner(
         }
     )
     if (found := existing(folder, request)) is not None:
+        if progress is not None:
+            progress(STEPS, "checked and reused")
         return found
     predicted = prediction
     if latency_model is not None:

@@ -74,6 +74,19 @@ class Steps:
             self._advance(1.0, "done")
 
 
+def refuse_simulated(target: Target) -> None:
+    """Raise where nothing is computed, so that no output can be compared.
+
+    Raises:
+        ArtifactError: The runtime is simulated.
+    """
+    if target.runtime == "simulated":
+        raise ArtifactError(
+            f"{target} is simulated: it has latencies, but computes nothing that could be compared with torch. "
+            "Profile and search for it; export for a real runtime, for example local/onnxruntime-fp32."
+        )
+
+
 def existing(folder: Path, request: str) -> Artifact | None:
     """Return the artifact in ``folder`` if it answers the same request; it is checked first. None if there is none.
 

@@ -20,6 +20,7 @@ from hwnas.artifacts.pipeline import (
     environment,
     existing,
     quantisation,
+    refuse_simulated,
 )
 from hwnas.artifacts.records import Calibration, Licence, OutputParity
 from hwnas.artifacts.samples import COUNT, write_samples
@@ -98,6 +99,7 @@ def export_model(
         MeasurementFailure: The file cannot be run or measured on the target.
         ConfigError: Source, shape, samples or budget cannot be used.
     """
+    refuse_simulated(target)
     section, budget = section or ExportSection(), absolute(budget)
     is_file = isinstance(source, Path) or (isinstance(source, str) and source.endswith(".onnx"))
     if is_file:
@@ -118,6 +120,8 @@ def export_model(
         }
     )
     if (found := existing(folder, request)) is not None:
+        if progress is not None:
+            progress(STEPS, "checked and reused")
         return found
     steps = Steps(STEPS, progress)
     parts: dict[str, Any] = {"name": name or folder.name, "request": request, "licence": licence}

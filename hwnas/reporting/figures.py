@@ -77,7 +77,7 @@ def front_figure(run: RunData, target: TargetData, identifier: str) -> str | Non
         return None
     traces = [_archive_trace(points, kind, name, options) for kind, name, options in _KINDS]
     traces += [_measured_artifacts(target.artifacts)] if target.artifacts else []
-    layout = _layout("Predicted latency (ms)", "Validation accuracy (%)", 440)
+    layout = _layout(f"Predicted latency ({target.unit})", "Validation accuracy (%)", 440)
     if target.max_ms is not None:
         statistic = (target.budget or {}).get("statistic", "p50")
         budget_line(layout, target.max_ms, f"budget {target.max_ms:g} ms ({statistic})")
@@ -119,7 +119,7 @@ def _measured_artifacts(artifacts: Sequence[ArtifactData]) -> Any:
         "Artifact, measured",
         marker={"color": ORANGE, "size": 15, "symbol": "star", "line": {"color": INK, "width": 1}},
         error_x=_bars([one.value for one in measured], [one.low for one in measured], [one.high for one in measured]),
-        text=[artifact.identifier for artifact, _ in rows],
+        text=[artifact.label for artifact, _ in rows],
         hovertemplate="%{text}<br>%{x:.3f} ms measured, %{y:.2f} %<extra></extra>",
     )
 
@@ -170,7 +170,11 @@ def prediction_figure(target: TargetData, identifier: str) -> str | None:
     diagonal = go.Scatter(
         x=ends, y=ends, mode="lines", name="Equal", line={"color": GREY, "dash": "dot", "width": 1.5}, hoverinfo="skip"
     )
-    return _html([diagonal, *traces], _layout("Measured latency (ms)", "Predicted latency (ms)", 440), identifier)
+    return _html(
+        [diagonal, *traces],
+        _layout(f"Measured latency ({target.unit})", f"Predicted latency ({target.unit})", 440),
+        identifier,
+    )
 
 
 def _prediction_trace(

@@ -56,7 +56,7 @@ def target_view(run: RunData, target: TargetData, index: int) -> dict[str, Any]:
     """Return what the template shows of one target."""
     columns, rows = metric_table(target.evaluation)
     blocks = [
-        (artifact.identifier, figures.blocks_figure(artifact, f"blocks-{index}-{number}"))
+        (artifact.label, figures.blocks_figure(artifact, f"blocks-{index}-{number}"))
         for number, artifact in enumerate(target.artifacts)
     ]
     return {

@@ -22,6 +22,11 @@ class ArtifactData:
     manifest: Manifest
     blocks: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def label(self) -> str:
+        """The identifier without the target in front, which is shown beside it."""
+        return self.identifier.removeprefix(f"{self.manifest.target.replace('/', '--')}--")
+
 
 @dataclass(frozen=True)
 class TargetData:
@@ -46,6 +51,11 @@ class TargetData:
     rows: int
     evaluation: dict[str, Any]
     artifacts: tuple[ArtifactData, ...]
+
+    @property
+    def unit(self) -> str:
+        """Unit of its latencies."""
+        return str(self.evaluation.get("unit") or "ms")
 
     @property
     def max_ms(self) -> float | None:
@@ -166,7 +176,7 @@ def _target(
         cost=index if index < len(config.get("targets") or []) else None,
         limit=limited.index(name) if name in limited else None,
         shared=len(limited),
-        rows=len(reader.lines(tables / "table.jsonl")),
+        rows=sum("encoding" in record for record in reader.lines(tables / "table.jsonl")),
         evaluation=reader.mapping(tables / "evaluation.json"),
         artifacts=tuple(artifact for artifact in artifacts if artifact.manifest.target == name),
     )

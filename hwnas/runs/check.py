@@ -114,6 +114,7 @@ def _judge(run: Run, target: Target, found: list[Measurement]) -> BudgetRow:
 
 def _training_minutes(run: Run) -> tuple[float, float]:
     """Return minutes of supernet training, and seconds of one image through a middling network."""
+    run.use_threads()
     estimate = estimate_training(run.new_supernet(), run.data, run.config.train)
     images = estimate.steps * run.config.train.batch_size
     return estimate.seconds / 60.0, estimate.seconds / max(1, images)

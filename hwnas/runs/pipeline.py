@@ -67,6 +67,7 @@ class Pipeline:
 
     def trained(self) -> TrainReport:
         """Train the supernet."""
+        self.run.use_threads()
         with self._logged("train", self.run.folder.supernet / "training.json"):
             return train_stage(self.run)
 
@@ -85,6 +86,7 @@ class Pipeline:
 
     def finetuned(self) -> tuple[list[Pick], Mapping[str, Winner]]:
         """Fine-tune the winners."""
+        self.run.use_threads()
         result, picks = self.picked()
         last = self.run.folder.winner(picks[-1].identifier) / "winner.json"
         with self._logged("fine-tune", last):

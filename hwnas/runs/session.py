@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from hwnas.runs.folder import RunFolder
 from hwnas.spaces.base import SearchSpace
 from hwnas.supernets.base import AnySupernet
 from hwnas.targets import Device, Target, find_device
+
+SMALL_MACS = 2_000_000_000
+"""Below this many multiply-accumulates in one training batch a second thread costs more than it brings."""
 
 
 class Run:
@@ -75,6 +79,15 @@ class Run:
     def table_folder(self, target: Target) -> Path:
         """Return the folder of a target's table and model, whether or not it exists."""
         return self.path / "tables" / target.slug
+
+    def use_threads(self) -> int:
+        """Set the number of threads torch works with, and return it."""
+        import torch
+
+        batch_macs = self.space.graph(self.space.largest).macs * self.config.train.batch_size
+        threads = self.config.threads or (1 if batch_macs < SMALL_MACS else os.cpu_count() or 1)
+        torch.set_num_threads(threads)
+        return threads
 
     @staticmethod
     def state(finished: Path) -> str:

@@ -14,7 +14,8 @@ def train_stage(run: Run) -> TrainReport:
         SpaceError: The space does not fit the data.
         RunFolderError: The folder holds another training.
     """
-    return train_supernet(run.new_supernet(), run.data, run.config.train, run.folder.supernet)
+    section = run.config.train
+    return train_supernet(run.new_supernet(), run.data, section, run.folder.supernet, sampling=section.sampling)
 
 
 def trained_supernet(run: Run) -> AnySupernet:

@@ -257,7 +257,7 @@ class QuantisingBackendContract(ComputingBackendContract):
         int8_agreement: Smallest share of images on which int8 and torch name the same class.
     """
 
-    int8_error: ClassVar[float] = 0.2
+    int8_error: ClassVar[float] = 0.1
     int8_agreement: ClassVar[float] = 0.95
 
     def test_exported_int8_is_close(

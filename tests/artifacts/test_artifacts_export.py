@@ -313,6 +313,14 @@ def test_a_file_that_fails_is_never_an_artifact(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_simulated_target_is_refused(
+    tmp_path: Path, module: torch.nn.Module, space: MobileNetV3Space, data: ImageData, session: Session
+) -> None:
+    with pytest.raises(ArtifactError, match="is simulated"):
+        export(tmp_path / "w", "simulated-reference/simulated-fp32", module, space, data, session)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_relative_budget_must_be_resolved_first(
     tmp_path: Path, module: torch.nn.Module, space: MobileNetV3Space, data: ImageData, session: Session
 ) -> None:

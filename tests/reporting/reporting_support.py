@@ -131,8 +131,9 @@ def _tables(folder: Path, rng: np.random.Generator) -> None:
         tables = folder / "tables" / target.replace("/", "--")
         write_json(tables / "evaluation.json", _evaluation(scale, rng))
         journal = Journal(tables / "table.jsonl")
+        journal.append({"version": 1, "target": target})
         for index in range(90):
-            journal.append({"key": f"n{index}"})
+            journal.append({"key": f"n{index}", "encoding": [index]})
 
 
 def _artifact(folder: Path, identifier: str, manifest: Manifest, rng: np.random.Generator) -> None:

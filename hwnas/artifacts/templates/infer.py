@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Manifest = dict[str, Any]
 
-INSTALL = {"onnxruntime": "pip install onnxruntime", "openvino": "pip install openvino", "torch": "pip install torch"}
+INSTALL = {"onnxruntime": "pip install onnxruntime", "openvino": "pip install openvino"}
 
 
 class NotHere(Exception):
