@@ -126,7 +126,7 @@ def check_run(config: RunConfig, runs: Path) -> Checked:
     Raises:
         HwnasError: Data, space, device or runtime cannot be used.
     """
-    run = Run(config, runs, create=False)
+    run = Run(config, runs)
     X = three_networks(run)
     steps: list[tuple[str, str, float]] = []
     budgets: list[BudgetRow] = []

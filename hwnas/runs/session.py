@@ -27,15 +27,13 @@ class Run:
     Args:
         config: The run file as resolved.
         runs: Folder that holds run folders.
-        create: Whether to claim the run's folder now; without it nothing is written.
 
     Raises:
         ConfigError: A target is malformed, unknown, or named twice.
         MissingRuntimeError: A target's runtime is not installed.
-        RunFolderError: The run's folder belongs to another configuration.
     """
 
-    def __init__(self, config: RunConfig, runs: Path, *, create: bool = True) -> None:
+    def __init__(self, config: RunConfig, runs: Path) -> None:
         self.config = config
         self.path = runs / config.name
         self.targets = tuple(Target.parse(entry.target) for entry in config.targets)
@@ -46,8 +44,12 @@ class Run:
             make_backend(target)
         registry.load("space", config.space.name)
         registry.load("strategy", config.search.strategy)
-        if create:
-            self.folder = RunFolder(self.path, config)
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """The run's folder; claimed only once data and space were found to be usable."""
+        _ = self.space
+        return RunFolder(self.path, self.config)
 
     @cached_property
     def data(self) -> ImageData:

@@ -77,6 +77,14 @@ class _Original:
                 return self.named[stem].outputs[0]
         return None
 
+    def only_reader_of(self, name: str) -> Optional[str]:
+        """Return what the one original node that reads ``name`` produces: a kernel inlined from it reads it too."""
+        for stem in _stems(name):
+            readers = self.readers.get(stem, [])
+            if len(readers) == 1 and readers[0] is not None:
+                return readers[0].outputs[0]
+        return None
+
 
 def _resolve_outputs(nodes: Sequence[Node], original: _Original) -> List[Tuple[str, ...]]:
     """Return, per optimised node, the original tensors it produces."""
@@ -95,6 +103,8 @@ def _resolve_outputs(nodes: Sequence[Node], original: _Original) -> List[Tuple[s
             after = [nodes[index] for index in readers.get(node.outputs[0], [])]
             if len(after) == 1 and after[0].op in LAYOUT_OPS:
                 known = [tensor for tensor in map(original.tensor_of, after[0].outputs) if tensor is not None]
+        if not known and node.op not in LAYOUT_OPS:
+            known = [tensor for tensor in map(original.only_reader_of, node.inputs) if tensor is not None][:1]
         resolved.append(tuple(known))
     return resolved
 

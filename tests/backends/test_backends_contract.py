@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
 from hwnas import registry
 from hwnas.backends.base import Backend
 from hwnas.backends.onnxruntime import OnnxRuntimeBackend
@@ -13,8 +11,6 @@ from hwnas.testing.backends import BackendContract, ComputingBackendContract, Qu
 
 class TestOnnxRuntime(QuantisingBackendContract):
     backend_type = OnnxRuntimeBackend
-    # ONNX Runtime inlines HardSwish between two conversions into nodes of new names, reading and writing new tensors
-    unattributed_ops: ClassVar[frozenset[str]] = frozenset({"HardSigmoid", "Mul"})
 
 
 class TestOpenVino(QuantisingBackendContract):

@@ -34,9 +34,6 @@ def test_kernels_of_random_architectures_belong_to_one_block_each(
         assert {layer.block for layer in graph.layers if layer.op == "conv"} <= set(found.values())
         assert all(found[kernel] is None for kernel in kernels if kernel.op in OVERHEAD_OPS)
         lost = [kernel for kernel in kernels if found[kernel] is None and kernel.op not in OVERHEAD_OPS]
-        if backend.name == "onnxruntime" and precision == "int8":
-            # HardSwish inlined into nodes without names; every other kernel has its block
-            lost = [kernel for kernel in lost if kernel.op not in ("HardSigmoid", "Mul") or kernel.outputs]
         assert lost == []
 
 

@@ -26,9 +26,14 @@ def test_digest_refuses_nan() -> None:
 def test_atomic_write_keeps_the_old_file_when_the_block_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})
-    with pytest.raises(RuntimeError, match="stop"), atomic_open(path) as stream:
-        stream.write("half")
-        raise RuntimeError("stop")
+
+    def fail() -> None:
+        with atomic_open(path) as stream:
+            stream.write("half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert read_json(path) == {"old": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 

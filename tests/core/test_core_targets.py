@@ -28,9 +28,11 @@ def test_threads_and_batch_default_to_one() -> None:
     assert str(Target.parse("pi5/litert-int8-t4")) == "pi5/litert-int8-t4-b1"
 
 
-@pytest.mark.parametrize("text", ["", "local", "local/onnxruntime", "local/onnxruntime-fp8", "a/b-fp32-t0", "a b/c-fp32"])
+@pytest.mark.parametrize(
+    "text", ["", "local", "local/onnxruntime", "local/onnxruntime-fp8", "a/b-fp32-t0", "a b/c-fp32"]
+)
 def test_a_malformed_target_says_the_form(text: str) -> None:
-    with pytest.raises(ConfigError, match="target|precision"):
+    with pytest.raises(ConfigError, match=r"target .*\b(form|must)\b"):
         Target.parse(text)
 
 
@@ -48,7 +50,9 @@ def test_devices_file_round_trip(tmp_path: Path) -> None:
     assert load_devices(path)["local"].transport == "local"
 
 
-@pytest.mark.parametrize("text", ["pi5: {transport: carrier-pigeon}", "pi5: {speed: 3}", "- a", "pi5: {transport: ssh}", ":\n - ["])
+@pytest.mark.parametrize(
+    "text", ["pi5: {transport: carrier-pigeon}", "pi5: {speed: 3}", "- a", "pi5: {transport: ssh}", ":\n - ["]
+)
 def test_a_bad_devices_file_is_one_clear_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "devices.yaml"
     path.write_text(text)

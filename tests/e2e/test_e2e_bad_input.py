@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+Hwnas = Callable[..., subprocess.CompletedProcess[str]]
+
+SPACE = {
+    "settings": {
+        "resolutions": [8, 12],
+        "widths": [0.5],
+        "kernels": [3, 5],
+        "expands": [2, 3],
+        "depths": [1, 2],
+        "stem_stride": 1,
+        "stages": [{"channels": 16, "stride": 2, "activation": "relu", "se": False}],
+        "head_channels": [32, 32],
+    }
+}
+SIMULATED = {
+    "name": "sim",
+    "data": {"source": "digits", "image_size": 12},
+    "space": SPACE,
+    "targets": [{"target": "simulated-reference/simulated-fp32"}],
+    "profile": {"networks": 16, "held_out": 4, "rounds": 5},
+    "train": {"epochs": 0.3, "batch_size": 32, "bn_images": 32},
+    "search": {"initial": 4, "oversample": 1, "archive": 4, "iterations": 1, "candidates": 2, "adapt_epochs": 0},
+    "finetune": {"epochs": 1},
+}
+
+
+def run_file(tmp_path: Path, **changes: object) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({**SIMULATED, **changes}))
+    return path
+
+
+def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """The one form every wrong input takes: exit code 2, one message, no traceback."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    for part in parts:
+        assert part in result.stderr, result.stderr
+
+
+def test_a_budget_that_even_the_smallest_breaks(hwnas: Hwnas, tmp_path: Path) -> None:
+    targets = [{"target": "simulated-reference/simulated-fp32", "budget": {"max_ms": 1e-6}}]
+    result = hwnas("search", run_file(tmp_path, targets=targets), "--runs", tmp_path / "runs")
+    refused(result, "simulated-reference/simulated-fp32", "% above it", "nearest budget that can be kept is")
+
+
+def test_unknown_key(hwnas: Hwnas, tmp_path: Path) -> None:
+    refused(hwnas("run", run_file(tmp_path, serch={})), "unknown key 'serch'; did you mean 'search'?")
+
+
+def test_unknown_runtime_device_and_strategy(hwnas: Hwnas, tmp_path: Path) -> None:
+    refused(
+        hwnas("run", run_file(tmp_path, targets=[{"target": "local/onnxruntme-fp32"}])), "Did you mean 'onnxruntime'"
+    )
+    refused(hwnas("run", run_file(tmp_path, targets=[{"target": "pi9/onnxruntime-fp32"}])), "hwnas devices add pi9")
+    refused(hwnas("run", run_file(tmp_path, search={"strategy": "natv3"})), "Did you mean 'natv2'")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_precision_that_contradicts_the_target(hwnas: Hwnas, tmp_path: Path) -> None:
+    result = hwnas("measure", tmp_path / "m.onnx", "--target", "local/onnxruntime-fp32", "--precision", "int8")
+    refused(result, "contradicts")
+
+
+def test_a_file_that_is_no_onnx(hwnas: Hwnas, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a model at all" * 20)
+    refused(hwnas("measure", path, "--target", "local/onnxruntime-fp32", "--rounds", "5"), "load_failed")
+    refused(hwnas("export", path, "--target", "local/onnxruntime-fp32", "--output", tmp_path / "out"), "model.onnx")
+    refused(hwnas("measure", tmp_path / "none.onnx", "--target", "local/onnxruntime-fp32"), "is not a file")
+    assert not any((tmp_path / "out").glob("*"))
+
+
+def test_data_that_cannot_be_used(hwnas: Hwnas, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source, part in (
+        (f"imagefolder:{tmp_path / 'empty'}", "empty"),
+        (f"imagefolder:{tmp_path / 'none'}", "none"),
+        ("torchvision:NoSuchData", "NoSuchData"),
+        ("fashion-mnist:nowhere", "dataset-fashion-mnist"),
+    ):
+        result = hwnas("train", run_file(tmp_path, data={"source": source}), "--runs", tmp_path / "runs")
+        refused(result, part)
+
+
+def test_a_space_that_does_not_fit(hwnas: Hwnas, tmp_path: Path) -> None:
+    wrong = {"settings": {**SPACE["settings"], "resolutions": [1]}}
+    refused(hwnas("train", run_file(tmp_path, space=wrong), "--runs", tmp_path / "runs"), "resolutions")
+    unknown = {"settings": {**SPACE["settings"], "kernel": [3]}}
+    refused(hwnas("train", run_file(tmp_path, space=unknown, name="b"), "--runs", tmp_path / "runs"), "kernel")
+
+
+def test_a_corrupt_table_and_a_corrupt_model(hwnas: Hwnas, tmp_path: Path) -> None:
+    target, run = "simulated-reference/simulated-fp32", run_file(tmp_path)
+    made = hwnas("profile", "--target", target, "--space", run, "--output", tmp_path / "table")
+    assert made.returncode == 0, made.stderr
+    table, model = tmp_path / "table" / "table.jsonl", tmp_path / "table" / "model" / "model.json"
+    good = table.read_text()
+    table.write_text(good.replace('"value":', '"value":-', 1))
+    refused(hwnas("fit", tmp_path / "table"), "table.jsonl, line")
+    table.write_text(good)
+    model.write_text(model.read_text()[:-200])
+    refused(hwnas("predict", "smallest", "--target", target, "--model", tmp_path / "table"), "model")
+    assert hwnas("fit", tmp_path / "table").returncode == 0
+    assert hwnas("predict", "smallest", "--target", target, "--model", tmp_path / "table").returncode == 0
+
+
+def test_a_full_disk_says_so_and_the_same_command_goes_on(hwnas: Hwnas, tmp_path: Path, home: Path) -> None:
+    run = run_file(tmp_path, name="full")
+    command = [sys.executable, "-m", "hwnas", "train", str(run), "--runs", str(tmp_path / "runs"), "--json"]
+    limited = "import resource, signal, os, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);\
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); os.execv(sys.argv[1], sys.argv[1:])"
+    kept = {**os.environ, "HWNAS_HOME": str(home / "home"), "HWNAS_CACHE": str(home / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *command],
+        env=kept,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    refused(done, "cannot write", "intact")
+    assert not [p for p in (tmp_path / "runs").rglob("*.tmp") if os.path.isfile(p)]
+    again = hwnas("train", run, "--runs", tmp_path / "runs", "--json")
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("verb", ["run", "check", "train", "search", "finetune", "export"])
+def test_a_run_file_that_is_not_there(hwnas: Hwnas, tmp_path: Path, verb: str) -> None:
+    refused(hwnas(verb, tmp_path / "none.yaml"), "does not exist")
+
+
+def test_every_verb_has_help(hwnas: Hwnas) -> None:
+    from hwnas.cli import app
+
+    names = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
+    assert len(names) == 15
+    for name in names:
+        result = hwnas(name, "--help")
+        assert result.returncode == 0
+        assert "Usage" in result.stdout
