@@ -115,6 +115,18 @@ def supernet_oracle(arguments: argparse.Namespace) -> tuple[SearchSpace[Any], Ac
     return supernet.space, StoredAccuracy(name, evaluator.evaluate_encodings, path), identity
 
 
+def make_oracles(arguments: argparse.Namespace) -> tuple[SearchSpace[Any], list[tuple[Accuracy, dict[str, Any]]]]:
+    """Return the space and, for each seed, an oracle with its identity.
+
+    Every seed has an analytic oracle of its own: one landscape would say more about itself than about strategies.
+    """
+    if arguments.oracle == "supernet":
+        space, accuracy, identity = supernet_oracle(arguments)
+        return space, [(accuracy, identity)] * arguments.seeds
+    analytic = MobileNetV3Space(**SPACE)
+    return analytic, [(AnalyticAccuracy(analytic, seed=seed), {"analytic": seed}) for seed in range(arguments.seeds)]
+
+
 def make_problem(space: SearchSpace[Any], model: Path | None, budget: float | None) -> Problem:
     """Return the problem: latency by a model, or one unit per million MACs; the budget is a share of the largest's."""
     if model is None:
@@ -220,20 +232,17 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     """Run what is missing, then print the table of all cells asked for."""
     arguments = read_arguments()
-    if arguments.oracle == "supernet":
-        space, accuracy, identity = supernet_oracle(arguments)
-    else:
-        space = MobileNetV3Space(**SPACE)
-        accuracy, identity = AnalyticAccuracy(space, seed=0), {"analytic": 0}
+    space, oracles = make_oracles(arguments)
     journal = Journal(arguments.results / f"search_quality-{arguments.oracle}.jsonl")
     known = {cell["cell"]: cell for cell in journal}
-    console, cells = Console(), []
+    console = Console()
+    cells: list[dict[str, Any]] = []
     for text in arguments.budgets.split(","):
         budget = None if text == "none" else float(text)
         problem = make_problem(space, arguments.latency_model, budget)
-        reference = reference_of(problem, accuracy)
         for strategy in arguments.strategies.split(","):
-            for seed in range(arguments.seeds):
+            for seed, (accuracy, identity) in enumerate(oracles):
+                reference = reference_of(problem, accuracy)
                 key = digest([identity, problem.identity, strategy, SECTIONS[strategy], seed, reference.tolist()])
                 if key not in known:
                     cell = run_cell(problem, accuracy, strategy, seed, reference)
