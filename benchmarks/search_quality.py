@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hwnas.config import DataSection, SearchSection, TrainSection
-from hwnas.files import Journal, digest
+from hwnas.files import Journal, cache_home, digest
 from hwnas.registry import load
 from hwnas.spaces.base import IntArray, SearchSpace
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
@@ -103,7 +103,7 @@ def supernet_oracle(arguments: argparse.Namespace) -> tuple[SearchSpace[Any], Ac
     data = load_data(DataSection(source=arguments.data, image_size=arguments.image_size))
     folder = arguments.supernet
     if folder is None:
-        folder = arguments.results / "search_quality-supernet"
+        folder = cache_home() / "benchmarks" / "search_quality-supernet"
         if not train_supernet(MobileNetV3Supernet(MobileNetV3Space(**SPACE)), data, TRAIN, folder).complete:
             raise SystemExit(f"training in {folder} is not complete; give the same command again")
     supernet = load_supernet(folder)
@@ -216,7 +216,11 @@ def read_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oracle", choices=("analytic", "supernet"), default="analytic")
-    parser.add_argument("--supernet", type=Path, help="folder of a trained supernet; without it a small one is trained")
+    parser.add_argument(
+        "--supernet",
+        type=Path,
+        help="folder of a trained supernet; default: train a small one, keep it in the cache",
+    )
     parser.add_argument("--data", default="digits", help="data source of the supernet")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--validation-images", type=int, default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -10,6 +11,9 @@ from rich.text import Text
 
 from hwnas.artifacts.manifest import Manifest
 from hwnas.reporting.formats import DASH, format_bytes, format_number, format_share
+
+FILE_COLUMNS = 190
+"""Width of tables that go to a file or a pipe."""
 
 
 def manifest_table(manifests: Sequence[Manifest]) -> Table:
@@ -49,5 +53,8 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def print_manifests(manifests: Sequence[Manifest], console: Console | None = None) -> None:
-    """Print the table of artifacts on standard output (or ``console``)."""
-    (console or Console()).print(manifest_table(manifests))
+    """Print the table of artifacts on standard output (or ``console``), wide enough where it is not a terminal."""
+    console = console or Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(file=console.file, width=FILE_COLUMNS)
+    console.print(manifest_table(manifests))

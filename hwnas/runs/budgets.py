@@ -60,6 +60,12 @@ def budgets_of(run: Run) -> dict[Target, float]:
     return {target: value for target, value in resolved.items() if value is not None}
 
 
+def _minimised(run: Run, extra: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the costs that the run file names as objectives; the others are limits only."""
+    latencies = tuple(str(target) for target in run.targets) if "latency" in run.config.search.objectives else ()
+    return (*latencies, *extra)
+
+
 def problem_of(run: Run) -> Problem:
     """Join the run's latency models and budgets into the problem that is searched."""
     extra = tuple(name for name in run.config.search.objectives if name not in ("accuracy", "latency"))
@@ -70,6 +76,7 @@ def problem_of(run: Run) -> Problem:
         {str(target): AtStatistic(model, statistic_of(run, target)) for target, model in models.items()},
         {str(target): value for target, value in budgets_of(run).items()},
         extra=extra,
+        minimised=_minimised(run, extra),
         units={str(target): model.unit for target, model in models.items()},
         provenance=provenance,
     )
