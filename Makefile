@@ -17,7 +17,7 @@ test-backends: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/search_quality.py --oracle analytic
-	$(BIN)/python benchmarks/latency_accuracy.py --config examples/digits-cpu.yaml
+	$(BIN)/python benchmarks/latency_accuracy.py --config examples/digits-cpu.yaml --held-out 100 --out benchmarks/latency_accuracy.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -71,7 +71,13 @@ class DataSection(Section):
 
 
 class ProfileSection(Section):
-    """How a target's table and latency model are made."""
+    """How a target's table and latency model are made.
+
+    With ``reuse``, a run takes a table of this machine, target and space from the user's data folder or those shipped, if
+    there is one, instead of profiling.
+    """
+
+    reuse: bool = True
 
     networks: int = Field(default=120, ge=10)
     held_out: int = Field(default=20, ge=0)

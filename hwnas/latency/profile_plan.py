@@ -156,7 +156,7 @@ def identity_of_plan(
     target: Target, space: SearchSpace[Architecture], section: ProfileSection, fingerprint: Fingerprint
 ) -> dict[str, Any]:
     """Return what must be equal for a profile to go on in a folder; coverage and budget do not change what is measured."""
-    asked = section.model_dump(mode="json", exclude={"coverage", "budget_minutes"})
+    asked = section.model_dump(mode="json", exclude={"coverage", "budget_minutes", "reuse"})
     return {
         "target": str(target),
         "space": space.digest,

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.config import ProfileSection
+from hwnas.devices.session import open_session
 from hwnas.errors import TableError
 from hwnas.files import write_json
 from hwnas.latency.evaluation import Scores, compare
 from hwnas.latency.model import LatencyModel
+from hwnas.latency.networks import fingerprint_here
+from hwnas.latency.profile_plan import PLAN_FILE
 from hwnas.latency.profiling import TABLE_FILE, ProfileReport, profile_target
 from hwnas.latency.rows import encodings_of, latencies_of
+from hwnas.latency.store import find_table
 from hwnas.latency.table import LatencyTable
 from hwnas.progress import progress_bar
 from hwnas.runs.session import Run
@@ -120,6 +124,20 @@ def profile_folder(
     return fit_folder(folder, space, seed=section.seed, coverage=section.coverage, notes=notes)
 
 
+def _reuse(run: Run, target: Target, folder: Path) -> tuple[str, ...] | None:
+    """Copy a stored table of this machine, target and space into the run; returns a note, None if there is none."""
+    with open_session(run.devices[target.device]) as session:
+        fingerprint = fingerprint_here(session, target)
+    stored = find_table(target, run.space, fingerprint)
+    if stored is None:
+        return None
+    stored.load().save(folder / TABLE_FILE)
+    note = f"table of {len(stored.load().rows)} networks taken from the {stored.place} tables; profile.reuse=false measures"
+    if stored.header.fingerprint.context_digest != fingerprint.context_digest:
+        note += "; kernel, driver or memory differ from when it was measured"
+    return (note,)
+
+
 def profile_stage(run: Run) -> dict[Target, Fitted | None]:
     """Make table and model of every target of the run; ``None`` where both were there already."""
     done: dict[Target, Fitted | None] = {}
@@ -127,6 +145,13 @@ def profile_stage(run: Run) -> dict[Target, Fitted | None]:
         folder = run.folder.table(target)
         if (folder / EVALUATION).exists():
             done[target] = None
+            continue
+        notes = None
+        if run.config.profile.reuse and not (folder / PLAN_FILE).exists() and not (folder / TABLE_FILE).exists():
+            notes = _reuse(run, target, folder)
+        if notes is not None:
+            section = run.config.profile
+            done[target] = fit_folder(folder, run.space, seed=section.seed, coverage=section.coverage, notes=notes)
             continue
         with run.folder.step(f"profile {target}"):
             done[target] = profile_folder(target, run.space, run.config.profile, folder, run.devices[target.device])
