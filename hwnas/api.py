@@ -83,6 +83,11 @@ def _space_and_profile(space: Any, overrides: Sequence[str]) -> tuple[SearchSpac
             raise ConfigError(f"--space {space}: expected a mapping with 'name' and 'settings', or a run file.")
         raw = found if "space" in found or "data" in found else {"space": found}
     raw = apply_overrides(raw, overrides)
+    unknown = sorted(raw.keys() - RunConfig.model_fields.keys())
+    if unknown:
+        raise ConfigError(
+            f"unknown key {unknown[0]!r}; --set takes space.settings.KEY=VALUE and profile.KEY=VALUE here."
+        )
     section = parse_section(SpaceSection, raw.get("space", {}), f"{space}: space")
     profile_section = parse_section(ProfileSection, raw.get("profile", {}), f"{space}: profile")
     settings = dict(section.settings)
@@ -141,6 +146,8 @@ def fit(folder: Path, *, coverage: float = 0.9, seed: int = 0) -> Fitted:
     from hwnas.latency.store import read_header
     from hwnas.runs.profiling import fit_folder
 
+    if not 0.5 < coverage < 1:
+        raise ConfigError(f"--coverage {coverage:g} must lie between 0.5 and 1, for example 0.9.")
     header = read_header(Path(folder) / TABLE_FILE)
     space = registry.load("space", header.space)(**header.settings)
     return fit_folder(Path(folder), space, seed=seed, coverage=coverage)
@@ -152,16 +159,20 @@ def _encodings(words: Sequence[str], space: SearchSpace[Any]) -> list[tuple[str,
         if word in ("smallest", "largest"):
             found.append((word, space.encode(getattr(space, word))))
         elif word.split(":")[0] == "random":
-            numbers = [int(part) for part in word.split(":")[1:] if part.isdigit()]
-            count, seed = [*numbers, 1, 0][:2] if len(numbers) != 1 else (numbers[0], 0)
+            parts = word.split(":")[1:] or ["1"]
+            if len(parts) > 2 or not all(part.isdigit() for part in parts) or int(parts[0]) < 1:
+                raise ConfigError(f"{word!r} must read random:N or random:N:SEED with N of at least 1.")
+            count, seed = int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
             rows = space.sample(np.random.default_rng(seed), count)
             found += [(space.id_of(row), row) for row in rows]
-        elif word.replace(",", "").isdigit():
+        elif all(gene.isdigit() for gene in word.split(",")):
             row = np.array([int(gene) for gene in word.split(",")], dtype=np.int64)
             space.check_bounds(row)
             found.append((space.id_of(row), space.repair(row[None])[0]))
         elif word.endswith(".json"):
             value = read_json(Path(word))
+            if not isinstance(value, dict):
+                raise ConfigError(f"{word} must hold one architecture as a JSON object.")
             row = space.encode(space.from_dict(value.get("architecture", value)))
             found.append((word, row))
         elif word.endswith(".onnx"):
@@ -204,12 +215,12 @@ def predict(
     from hwnas.latency.store import MODEL_FOLDER, require_table
 
     wanted = resolve_target(target, precision)
+    with open_session(find_device(wanted.device)) as session:
+        here = fingerprint_here(session, wanted)
     if folder is not None:
-        model = LatencyModel.load(Path(folder) / MODEL_FOLDER)
+        model = LatencyModel.load(Path(folder) / MODEL_FOLDER, fingerprint=here)
     else:
         resolved, _ = _space_and_profile(space, overrides)
-        with open_session(find_device(wanted.device)) as session:
-            here = fingerprint_here(session, wanted)
         model = require_table(wanted, resolved, here).load_model(resolved)
     named = _encodings(architectures, model.space)
     prediction = model.predict(np.stack([row for _, row in named]))
@@ -369,15 +380,25 @@ def export(
     from hwnas.runs.outside import export_given, export_winner_folder
 
     path = Path(source)
+    wanted = resolve_target(target, precision) if target is not None else None
     if path.suffix in (".yaml", ".yml"):
+        if max_ms is not None or input_shape is not None:
+            raise ConfigError(
+                "--max-ms and --input-shape belong to sources without a run file; set them in the run file."
+            )
         pipeline = _pipeline(load(path, overrides), runs)
+        if wanted is not None and wanted not in pipeline.run.targets:
+            raise ConfigError(
+                f"{wanted} is not a target of {source}; its targets: {', '.join(map(str, pipeline.run.targets))}."
+            )
         with pipeline.run.folder.lock():
-            artifacts: list[Artifact] = pipeline.exported(output)
+            artifacts: list[Artifact] = pipeline.exported(output, wanted)
         return artifacts
-    if target is None:
+    if wanted is None:
         raise ConfigError(f"exporting {source} needs --target, for example --target local/onnxruntime-fp32.")
-    wanted = resolve_target(target, precision)
-    budget = Budget(max_ms=max_ms) if max_ms is not None else None
+    if overrides:
+        raise ConfigError("--set changes a run file; the source is none.")
+    budget = parse_section(Budget, {"max_ms": max_ms}, "--max-ms") if max_ms is not None else None
     if path.is_dir():
         return [export_winner_folder(path, wanted, output, budget)]
     shape = _shape(input_shape)

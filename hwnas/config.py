@@ -163,6 +163,7 @@ class ExportSection(Section):
 class RunConfig(Section):
     """A whole run file.
 
+    ``seed`` is the seed of every section that names none, except ``data``: the splits stay the same.
     ``threads`` is the number of threads torch trains and evaluates with; by default one for small networks, which more
     threads only slow down, else all cores. The same number gives the same bits.
     """
@@ -178,6 +179,16 @@ class RunConfig(Section):
     search: SearchSection = Field(default_factory=SearchSection)
     finetune: FinetuneSection = Field(default_factory=FinetuneSection)
     export: ExportSection = Field(default_factory=ExportSection)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_seed(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or not isinstance(raw.get("seed"), int):
+            return raw
+        names = ("profile", "train", "search", "finetune")
+        sections: dict[str, Any] = {name: raw.get(name) if raw.get(name) is not None else {} for name in names}
+        spread = {name: {"seed": raw["seed"], **entry} for name, entry in sections.items() if isinstance(entry, dict)}
+        return {**raw, **spread}
 
     @property
     def digest(self) -> str:
@@ -238,7 +249,10 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {override!r}: {part!r} is not inside a mapping.")
             node = node.setdefault(part, {})
-        parsed = yaml.safe_load(value)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not YAML.") from error
         if isinstance(node, list) and parts[-1].isdigit() and int(parts[-1]) < len(node):
             node[int(parts[-1])] = parsed
         elif isinstance(node, dict):
@@ -273,6 +287,8 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"run file {path} does not exist.") from error
+    except OSError as error:
+        raise ConfigError(f"run file {path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"run file {path} is not YAML: {error}") from error
     if not isinstance(raw, dict):

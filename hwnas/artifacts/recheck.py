@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,7 +167,8 @@ def _run(
         return VerifyReport(str(target), (*checks, Check("samples", False, str(failure))))
     finally:
         session.unload(loaded.handle)
-    measured, budgets = _latency(manifest, target, session, files, rounds, checks)
+    reference = manifest.canaries or None if checks[1].passed else None
+    measured, budgets = _latency(manifest, target, session, files, rounds, checks, reference)
     return VerifyReport(str(target), tuple(checks), parity, measured, budgets)
 
 
@@ -205,14 +206,20 @@ def _parity(
 
 
 def _latency(
-    manifest: Manifest, target: Target, session: Session, files: ModelFiles, rounds: int, checks: list[Check]
+    manifest: Manifest,
+    target: Target,
+    session: Session,
+    files: ModelFiles,
+    rounds: int,
+    checks: list[Check],
+    reference: Mapping[str, float] | None,
 ) -> tuple[Measured | None, tuple[BudgetEntry, ...]]:
     budgets: list[BudgetEntry] = []
     measured: Measured | None = None
     wanted = [Budget(max_ms=entry.max_ms, statistic=entry.statistic) for entry in manifest.budgets]
     for budget in (*wanted,) if wanted else (None,):
         try:
-            measured, verdicts = judge(session, files, target, budget, protocol_of(rounds), manifest.canaries or None)
+            measured, verdicts = judge(session, files, target, budget, protocol_of(rounds), reference)
         except MeasurementFailure as failure:
             checks.append(Check("latency", False, str(failure)))
             continue

@@ -53,6 +53,7 @@ app.command("run")(run.run)
 
 def main() -> None:
     """Run the command line; errors of a person's making have no traceback and leave with their exit code."""
+    sys.path.append(os.getcwd())  # pkg.mod:function is found beside the run file, as with python -m
     try:
         app()
     except HwnasError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +25,18 @@ SpaceOption = Annotated[
 RUNS = Path("runs")
 
 
+def without_nan(value: Any) -> Any:
+    """Return plain data with None for numbers that are not finite, which JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    print(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
+    print(json.dumps(without_nan(value), indent=1, sort_keys=True, allow_nan=False))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -66,7 +66,7 @@ def _check_canaries(cells: Sequence[Cell], target: Target) -> None:
         if cell.key in CANARIES and cell.failure is not None:
             raise DeviceError(
                 f"the reference network {cell.key} failed on {target} ({cell.failure[0]}: {cell.failure[1]}). "
-                "Check the runtime with: hwnas devices check."
+                "Check the runtime with: hwnas devices."
             )
 
 

@@ -87,7 +87,7 @@ class Resident:
         except MeasurementFailure as failure:
             raise DeviceError(
                 f"{self.target} cannot load the reference network {name} ({failure}). "
-                "Check the runtime with: hwnas devices check."
+                "Check the runtime with: hwnas devices."
             ) from failure
 
     def unload(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hwnas import registry
@@ -10,6 +11,7 @@ from hwnas.artifacts.export import STEPS, export_winner
 from hwnas.artifacts.pipeline import Artifact
 from hwnas.config import Budget
 from hwnas.devices.session import open_session
+from hwnas.errors import ArtifactError, HwnasError, MeasurementFailure
 from hwnas.finetuning.winner import Winner
 from hwnas.progress import progress_bar
 from hwnas.runs.budgets import statistic_of
@@ -23,29 +25,35 @@ def artifact_name(pick: Pick) -> str:
     return f"{pick.target.slug}--{pick.identifier}"
 
 
+@contextlib.contextmanager
+def _refusals(refused: dict[str, HwnasError], name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ArtifactError, MeasurementFailure) as error:
+        refused[name] = error
+
+
 def export_stage(
     run: Run, picks: Sequence[Pick], winners: Mapping[str, Winner], output: Path | None = None
-) -> list[Artifact]:
-    """Return the verified artifact of every pick; finished ones are checked and reused.
+) -> tuple[list[Artifact], dict[str, HwnasError]]:
+    """Return the verified artifacts, finished ones checked and reused, and why files of other picks were refused.
 
     Args:
         run: The run.
         picks: Winners per target.
         winners: Fine-tuned networks by identifier.
         output: Folder the artifacts go into; the run's by default.
-
-    Raises:
-        ArtifactError: A file failed parity or the int8 gate.
     """
     folder = output or run.folder.artifacts
-    artifacts = []
+    artifacts: list[Artifact] = []
+    refused: dict[str, HwnasError] = {}
     with progress_bar("exporting", STEPS * len(picks)) as advance:
         for pick in picks:
             winner = winners[pick.identifier]
             budget = None
             if pick.budget is not None:
                 budget = Budget(max_ms=pick.budget, statistic=statistic_of(run, pick.target))
-            with open_session(run.devices[pick.target.device]) as session:
+            with open_session(run.devices[pick.target.device]) as session, _refusals(refused, artifact_name(pick)):
                 artifacts.append(
                     export_winner(
                         winner.module,
@@ -65,4 +73,4 @@ def export_stage(
                         progress=advance,
                     )
                 )
-    return artifacts
+    return artifacts, refused

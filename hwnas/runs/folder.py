@@ -43,7 +43,11 @@ class RunFolder:
         stored = self.path / "run.yaml"
         mine = self.config.model_dump(mode="json")
         if not stored.exists():
-            others = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
+            others = [
+                entry.name
+                for entry in self.path.iterdir()
+                if entry.name != ".lock" and not entry.name.startswith(".run.yaml.")
+            ]
             if others:
                 raise RunFolderError(
                     f"{self.path} holds files but no run.yaml ({', '.join(sorted(others)[:3])}): not a run folder. "

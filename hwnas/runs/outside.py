@@ -17,6 +17,8 @@ from hwnas.finetuning.winner import load_winner
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.store import MODEL_FOLDER
 from hwnas.progress import progress_bar
+from hwnas.runs.budgets import resolve_budget, statistic_of
+from hwnas.runs.profiling import model_of, require_here
 from hwnas.runs.session import Run
 from hwnas.targets import Target, find_device
 
@@ -36,10 +38,19 @@ def export_winner_folder(folder: Path, target: Target, output: Path | None, budg
             "pkg.mod:function."
         )
     run = Run(load_run_config(run_folder / "run.yaml"), run_folder.parent)
+    if run.path.resolve() != run_folder:
+        raise ConfigError(
+            f"{run_folder.name} is a copy of run {run.config.name}. Rename it back, or export from the original."
+        )
+    if target in run.targets and budget is None and run.budget(target) is not None:
+        statistic = statistic_of(run, target)
+        budget = Budget(max_ms=resolve_budget(run, target, model_of(run, target)), statistic=statistic)
     winner = load_winner(folder, run.space)
     model_folder = run.folder.table(target) / MODEL_FOLDER
     model = LatencyModel.load(model_folder, run.space) if model_folder.is_dir() else None
-    place = (output or run.folder.artifacts) / f"{target.slug}--{folder.name}"
+    if model is not None:
+        require_here(model, find_device(target.device))
+    place = (output or Path("artifacts")) / f"{target.slug}--{folder.name}"
     with open_session(find_device(target.device)) as session, progress_bar("exporting", STEPS) as advance:
         return export_winner(
             winner.module,

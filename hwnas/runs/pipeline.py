@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.artifacts.pipeline import Artifact
+from hwnas.errors import ArtifactError, HwnasError
+from hwnas.files import read_json
 from hwnas.finetuning.winner import Winner
 from hwnas.reporting.html import write_report
 from hwnas.runs.exporting import export_stage
@@ -18,8 +21,9 @@ from hwnas.runs.session import Run
 from hwnas.runs.shortlist import Pick, shortlist_stage
 from hwnas.runs.training import train_stage
 from hwnas.runs.winning import finetune_stage
-from hwnas.strategies.state import SearchResult
+from hwnas.strategies.state import SearchResult, read_result
 from hwnas.supernets.training import TrainReport
+from hwnas.targets import Target
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,19 @@ class Summary:
         }
 
 
+def raise_refused(refused: Mapping[str, HwnasError], folder: Path) -> None:
+    """Raise one error for all files that were refused.
+
+    Raises:
+        ArtifactError: There is at least one.
+    """
+    if refused:
+        reasons = " ".join(f"{name}: {error}" for name, error in refused.items())
+        raise ArtifactError(
+            f"{len(refused)} of the winners could not be shipped; the others are in {folder}. {reasons}"
+        )
+
+
 class Pipeline:
     """The stages of one run; each makes sure that those before it are done.
 
@@ -62,19 +79,26 @@ class Pipeline:
         self.run = run
 
     def profiled(self) -> None:
-        """Make table and latency model of every target."""
-        profile_stage(self.run)
+        """Make table and latency model of every target; what a person should know of them goes to standard error."""
+        for target, fitted in profile_stage(self.run).items():
+            for note in fitted.notes if fitted is not None else ():
+                print(f"{target}: {note}", file=sys.stderr)
 
     def trained(self) -> TrainReport:
-        """Train the supernet."""
+        """Train the supernet; what a search already builds on is never trained further."""
         self.run.use_threads()
+        report = self.run.folder.supernet / "training.json"
+        if (self.run.folder.path / "search_state.json").exists() and report.exists():
+            return TrainReport(**read_json(report))
         with self._logged("train", self.run.folder.supernet / "training.json"):
             return train_stage(self.run)
 
     def searched(self) -> SearchResult:
-        """Search, profiling and training first if that is missing."""
+        """Search, profiling and training first if that is missing; frozen once the winners were chosen."""
         self.profiled()
         self.trained()
+        if (self.run.folder.path / "shortlist.json").exists():
+            return read_result(self.run.folder.search)
         with self._logged("search", self.run.folder.path / "shortlist.json"):
             return search_stage(self.run)
 
@@ -92,16 +116,31 @@ class Pipeline:
         with self._logged("fine-tune", last):
             return picks, finetune_stage(self.run, result, picks)
 
-    def exported(self, output: Path | None = None) -> list[Artifact]:
-        """Export the winners and verify the files."""
+    def exported(self, output: Path | None = None, target: Target | None = None) -> list[Artifact]:
+        """Export the winners and verify the files.
+
+        Raises:
+            ArtifactError: A file was refused; the others were exported.
+        """
+        artifacts, refused = self.attempted(output, target)
+        raise_refused(refused, output or self.run.folder.path)
+        return artifacts
+
+    def attempted(
+        self, output: Path | None = None, target: Target | None = None
+    ) -> tuple[list[Artifact], dict[str, HwnasError]]:
+        """Export the winners (of one target); returns the artifacts and why others were refused."""
         picks, winners = self.finetuned()
+        chosen = [pick for pick in picks if target in (None, pick.target)]
         with self._logged("export and verify", self.run.folder.artifacts):
-            return export_stage(self.run, picks, winners, output)
+            return export_stage(self.run, chosen, winners, output)
 
     def reported(self) -> Summary:
         """Do everything and write the report."""
-        artifacts = tuple(self.exported())
-        return Summary(self.run.folder.path, artifacts, write_report(self.run.folder.path))
+        artifacts, refused = self.attempted()
+        report = write_report(self.run.folder.path)
+        raise_refused(refused, self.run.folder.path)
+        return Summary(self.run.folder.path, tuple(artifacts), report)
 
     def _logged(self, name: str, finished: Path) -> AbstractContextManager[None]:
         """Log the time of a step that was not finished before."""

@@ -117,7 +117,7 @@ def profile_folder(
 ) -> Fitted:
     """Profile a target into ``folder`` (resuming what is there) and fit its model."""
     notes: tuple[str, ...] = ()
-    if not (folder / TABLE_FILE).exists():
+    if (folder / PLAN_FILE).exists() or not (folder / TABLE_FILE).exists():
         with progress_bar(f"profiling {target}", 1.0) as advance:
             report: ProfileReport = profile_target(target, space, section, folder, device=device, on_progress=advance)
         notes = report.notes
@@ -138,12 +138,23 @@ def _reuse(run: Run, target: Target, folder: Path) -> tuple[str, ...] | None:
     return (note,)
 
 
+def require_here(model: LatencyModel, device: Device) -> None:
+    """Raise unless a model was made on this device as it is now.
+
+    Raises:
+        FingerprintMismatchError: Another machine, runtime version or setting.
+    """
+    with open_session(device) as session:
+        model.require(fingerprint_here(session, model.target))
+
+
 def profile_stage(run: Run) -> dict[Target, Fitted | None]:
     """Make table and model of every target of the run; ``None`` where both were there already."""
     done: dict[Target, Fitted | None] = {}
     for target in run.targets:
         folder = run.folder.table(target)
         if (folder / EVALUATION).exists():
+            require_here(model_of(run, target), run.devices[target.device])
             done[target] = None
             continue
         notes = None

@@ -14,8 +14,24 @@ from hwnas.errors import ConfigError
 from hwnas.latency.networks import make_backend
 from hwnas.runs.folder import RunFolder
 from hwnas.spaces.base import SearchSpace
+from hwnas.strategies.costs import GRAPH_COSTS
 from hwnas.supernets.base import AnySupernet
+from hwnas.supernets.evaluation import resolve_metric
 from hwnas.targets import Device, Target, find_device
+
+
+def check_objectives(names: tuple[str, ...]) -> None:
+    """Raise unless the objectives are known and accuracy is among them.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    known = ("accuracy", "latency", *GRAPH_COSTS)
+    unknown = [name for name in names if name not in known]
+    if unknown or "accuracy" not in names:
+        wrong = f"unknown objective {unknown[0]!r}" if unknown else "accuracy is missing"
+        raise ConfigError(f"search.objectives: {wrong}; choose accuracy and any of {', '.join(known[1:])}.")
+
 
 SMALL_MACS = 2_000_000_000
 """Below this many multiply-accumulates in one training batch a second thread costs more than it brings."""
@@ -44,6 +60,8 @@ class Run:
             make_backend(target)
         registry.load("space", config.space.name)
         registry.load("strategy", config.search.strategy)
+        resolve_metric(config.search.metric)
+        check_objectives(config.search.objectives)
 
     @cached_property
     def folder(self) -> RunFolder:

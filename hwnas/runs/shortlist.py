@@ -120,6 +120,11 @@ def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
     wanted = run.config.export.winners
     candidates = _candidates(result, run, target)
     budget = budgets_of(run).get(target)
+    if not candidates:
+        raise BudgetError(
+            f"none of the {len(result.members)} evaluated architectures is promised to keep the budget of {target}. "
+            "Search longer (search.iterations, search.time_budget_minutes), or raise the budget."
+        )
     if budget is None:
         return [_pick(run, target, member, None) for member in candidates[:wanted]]
     picks: list[Pick] = []

@@ -164,11 +164,11 @@ class Trainer:
             counters.complete = counters.phase == len(self.schedule)
 
     def run(self, advance: Advance) -> bool:
-        """Train to the end or until the time budget is spent; returns whether it came to the end."""
+        """Train to the end or until the time budget, over all starts, is spent; returns whether it came to the end."""
         start = saved = time.monotonic()
         before = self.counters.seconds
         budget = (self.section.time_budget_minutes or float("inf")) * 60
-        while not self.counters.complete:
+        while not self.counters.complete and self.counters.seconds < budget:
             self.supernet.train()
             if self.counters.step == 0:
                 self.begin_phase()
@@ -176,10 +176,8 @@ class Trainer:
             now = time.monotonic()
             self.counters.seconds = before + now - start
             advance(1, f"{name}, loss {loss:.3f}")
-            out_of_time = now - start >= budget and not self.counters.complete
+            out_of_time = self.counters.seconds >= budget and not self.counters.complete
             if self.counters.step == 0 or out_of_time or now - saved >= self.section.checkpoint_minutes * 60:
                 self.checkpoint()
                 saved = time.monotonic()
-            if out_of_time:
-                return False
-        return True
+        return self.counters.complete

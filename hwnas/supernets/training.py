@@ -106,7 +106,7 @@ def _report(trainer: Trainer, data: ImageData) -> TrainReport:
         note = (
             f"stopped by train.time_budget_minutes={section.time_budget_minutes:g} after {counters.done} of "
             f"{trainer.total} steps, in phase {trainer.phase.name!r}; later phases are not trained. "
-            "Give the same command again to go on."
+            "Raise the budget and give the same command again to go on."
         )
     report = TrainReport(
         complete=counters.complete,

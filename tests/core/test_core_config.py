@@ -74,3 +74,17 @@ def test_not_a_mapping_not_yaml_not_there(tmp_path: Path) -> None:
 def test_the_schema_has_no_free_form_keys_by_accident() -> None:
     schema = RunConfig.model_json_schema()
     assert all(entry.get("additionalProperties") is False for entry in schema["$defs"].values())
+
+
+def test_the_seed_of_a_run_is_that_of_every_section_but_data(tmp_path: Path) -> None:
+    config = load_run_config(write(tmp_path, {**MINIMAL, "seed": 7, "train": {"seed": 2}}))
+    seeds = (config.profile.seed, config.train.seed, config.search.seed, config.finetune.seed, config.data.seed)
+    assert seeds == (7, 2, 7, 7, 0)
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_folder_or_a_broken_override_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_run_config(tmp_path)
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_run_config(write(tmp_path, MINIMAL), ["data.source=[a"])

@@ -54,3 +54,9 @@ def test_two_processes_cannot_share_a_run(tmp_path: Path) -> None:
     first, second = RunFolder(tmp_path / "r", config()), RunFolder(tmp_path / "r", config())
     with first.lock(), pytest.raises(RunFolderError, match="another process"), second.lock():
         pass
+
+
+def test_a_start_killed_while_claiming_the_folder_does_not_block_it(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / ".run.yaml.ab12.tmp").write_text("name:")
+    assert RunFolder(tmp_path / "r", config()).steps == []

@@ -69,6 +69,16 @@ def test_unknown_runtime_device_and_strategy(hwnas: Hwnas, tmp_path: Path) -> No
     assert not (tmp_path / "runs").exists()
 
 
+def test_mistakes_are_found_before_the_run_folder_is_claimed(hwnas: Hwnas, tmp_path: Path) -> None:
+    refused(hwnas("run", run_file(tmp_path, search={"metric": "nope:fn"})), "nope:fn")
+    refused(hwnas("run", run_file(tmp_path, search={"objectives": ["accuracy", "speed"]})), "speed")
+    refused(hwnas("run", run_file(tmp_path, search={"objectives": ["latency"]})), "accuracy is missing")
+    refused(hwnas("export", run_file(tmp_path), "--max-ms", "3"), "--max-ms")
+    refused(hwnas("export", "model.onnx", "--target", "local/onnxruntime-fp32", "--max-ms", "0"), "--max-ms")
+    refused(hwnas("profile", "--target", "local/onnxruntime-fp32", "--set", "profiles.networks=5"), "profiles")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_precision_that_contradicts_the_target(hwnas: Hwnas, tmp_path: Path) -> None:
     result = hwnas("measure", tmp_path / "m.onnx", "--target", "local/onnxruntime-fp32", "--precision", "int8")
     refused(result, "contradicts")
@@ -115,6 +125,11 @@ def test_a_corrupt_table_and_a_corrupt_model(hwnas: Hwnas, tmp_path: Path) -> No
     refused(hwnas("predict", "smallest", "--target", target, "--model", tmp_path / "table"), "model")
     assert hwnas("fit", tmp_path / "table").returncode == 0
     assert hwnas("predict", "smallest", "--target", target, "--model", tmp_path / "table").returncode == 0
+    for wrong in ("random:0", "random:a", "1,,2", "1,2"):
+        refused(hwnas("predict", wrong, "--target", target, "--model", tmp_path / "table"))
+    foreign = hwnas("predict", "smallest", "--target", "local/onnxruntime-int8", "--model", tmp_path / "table")
+    refused(foreign, "another machine or setting", "runtime: stored 'simulated'")
+    refused(hwnas("fit", tmp_path / "table", "--coverage", "95"), "--coverage")
 
 
 def test_a_full_disk_says_so_and_the_same_command_goes_on(hwnas: Hwnas, tmp_path: Path, home: Path) -> None:
@@ -150,3 +165,17 @@ def test_every_verb_has_help(hwnas: Hwnas) -> None:
         result = hwnas(name, "--help")
         assert result.returncode == 0
         assert "Usage" in result.stdout
+
+
+def test_a_spent_time_budget_freezes_what_the_search_builds_on(hwnas: Hwnas, tmp_path: Path) -> None:
+    train = {**SIMULATED["train"], "epochs": 50, "time_budget_minutes": 0.02}  # type: ignore[dict-item]
+    run, runs = run_file(tmp_path, name="spent", train=train), tmp_path / "runs"
+    first = hwnas("finetune", run, "--runs", runs, "--json")
+    assert first.returncode == 0, first.stderr
+    folder = runs / "spent"
+    kept = [folder / "supernet" / "training.json", *(folder / "winners").glob("*/weights.safetensors")]
+    before = [path.read_bytes() for path in kept]
+    assert b"time_budget_minutes" in before[0]
+    again = hwnas("finetune", run, "--runs", runs, "--json")
+    assert again.returncode == 0, again.stderr
+    assert [path.read_bytes() for path in kept] == before
