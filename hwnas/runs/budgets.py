@@ -8,6 +8,8 @@ import numpy as np
 
 from hwnas.config import Statistic
 from hwnas.latency.model import LatencyModel, Prediction
+from hwnas.latency.profiling import TABLE_FILE
+from hwnas.latency.table import LatencyTable
 from hwnas.runs.profiling import model_of
 from hwnas.runs.session import Run
 from hwnas.spaces.base import IntArray
@@ -36,16 +38,23 @@ class AtStatistic:
 def resolve_budget(run: Run, target: Target, model: LatencyModel) -> float | None:
     """Return the budget of a target in its unit, None without one.
 
-    A relative budget refers to the largest network of the space: its predicted latency at the budget's statistic (the
-    largest network is always among those measured).
+    A relative budget refers to the largest network of the space as it was measured for the table; where that one
+    measurement failed, to the model's prediction.
     """
     budget = run.budget(target)
     if budget is None or budget.max_ms is not None:
         return None if budget is None else budget.max_ms
     assert budget.relative is not None
-    largest = run.space.encode(run.space.largest)[None]
-    value = float(model.predict(largest, budget.statistic).value[0])
-    return value * (1.0 + float(budget.relative.rstrip("%")) / 100.0)
+    return _largest(run, target, model, budget.statistic) * (1.0 + float(budget.relative.rstrip("%")) / 100.0)
+
+
+def _largest(run: Run, target: Target, model: LatencyModel, statistic: Statistic) -> float:
+    largest = run.space.encode(run.space.largest)
+    table = LatencyTable.load(run.folder.table(target) / TABLE_FILE)
+    for row in table.measured():
+        if row.key == run.space.id_of(largest):
+            return float(row.latency * row.percentiles[statistic] / row.percentiles["p50"])
+    return float(model.predict(largest[None], statistic).value[0])
 
 
 def statistic_of(run: Run, target: Target) -> Statistic:
