@@ -23,7 +23,8 @@ def check(
     if as_json:
         print_json(result.as_dict())
     else:
-        print_table("steps", ("step", "state", "about minutes"), result.steps)
+        steps = [(name, state, f"{minutes:.1f}") for name, state, minutes in result.steps]
+        print_table("steps", ("step", "state", "about minutes"), steps)
         print_table(
             "budgets (ms)",
             ("target", "statistic", "budget", "smallest", "median", "largest", "verdict"),

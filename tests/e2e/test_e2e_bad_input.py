@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -179,3 +180,19 @@ def test_a_spent_time_budget_freezes_what_the_search_builds_on(hwnas: Hwnas, tmp
     again = hwnas("finetune", run, "--runs", runs, "--json")
     assert again.returncode == 0, again.stderr
     assert [path.read_bytes() for path in kept] == before
+
+
+def test_check_says_whether_budgets_can_be_kept_and_writes_nothing(hwnas: Hwnas, tmp_path: Path) -> None:
+    target = "simulated-reference/simulated-fp32"
+    found = {}
+    for name, budget in (("loose", 1e6), ("impossible", 1e-6)):
+        run = run_file(tmp_path, targets=[{"target": target, "budget": {"max_ms": budget}}])
+        result = hwnas("check", run, "--runs", tmp_path / "runs", "--json")
+        assert result.stderr == ""
+        found[name] = (result.returncode, json.loads(result.stdout))
+    assert found["loose"][0] == 0
+    assert "loose" in found["loose"][1]["budgets"][0]["verdict"]
+    assert found["impossible"][0] == 1
+    assert found["impossible"][1]["budgets"][0]["verdict"].startswith("cannot be kept")
+    assert {step["state"] for step in found["loose"][1]["steps"]} <= {"to do", "at most"}
+    assert not (tmp_path / "runs").exists()
