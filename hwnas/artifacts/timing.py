@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from hwnas.devices.session import Session
 
 _MIN_ROUNDS = 8
+_PAUSE_MS = 50.0
+"""Pause between rounds: a measurement that does not converge outlasts a short slow phase of a shared host."""
 
 
 def protocol_of(rounds: int) -> Protocol:
     """Return the protocol of one artifact's measurement: at most ``rounds`` rounds."""
-    return Protocol(rounds=rounds, min_rounds=min(_MIN_ROUNDS, rounds))
+    return Protocol(rounds=rounds, min_rounds=min(_MIN_ROUNDS, rounds), pause_ms=_PAUSE_MS)
 
 
 def absolute(budget: Budget | None) -> Budget | None:
