@@ -19,6 +19,7 @@ from hwnas.latency.profile_plan import probe_cost
 from hwnas.latency.profiling import protocol_of
 from hwnas.latency.protocol import Protocol
 from hwnas.latency.sampling import plan_networks
+from hwnas.runs.folder import table_folder
 from hwnas.runs.session import Run
 from hwnas.spaces.base import IntArray
 from hwnas.supernets.estimate import estimate_training
@@ -136,7 +137,7 @@ def check_run(config: RunConfig, runs: Path) -> Checked:
         if failed:
             budgets.append((str(target), "p50", "?", 0.0, 0.0, 0.0, f"cannot be measured: {failed[0].failure}"))
             continue
-        steps.append((f"profile {target}", run.state(run.table_folder(target) / "evaluation.json"), minutes))
+        steps.append((f"profile {target}", run.state(table_folder(run.path, target) / "evaluation.json"), minutes))
         budgets.append(_judge(run, target, found))
     training, image_s = _training_minutes(run)
     steps.append(("train", run.state(run.path / "supernet" / "training.json"), training))

@@ -23,6 +23,11 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
+def table_folder(run_folder: Path, target: Target) -> Path:
+    """Return the folder of a target's table and model in a run folder, whether or not it exists."""
+    return run_folder / "tables" / target.slug
+
+
 class RunFolder:
     """One run on the disk.
 
@@ -97,7 +102,7 @@ class RunFolder:
 
     def table(self, target: Target) -> Path:
         """Folder of table and latency model of a target."""
-        return self.path / "tables" / target.slug
+        return table_folder(self.path, target)
 
     @property
     def supernet(self) -> Path:

@@ -18,14 +18,13 @@ from hwnas.latency.networks import fingerprint_here
 from hwnas.latency.profile_plan import PLAN_FILE
 from hwnas.latency.profiling import TABLE_FILE, ProfileReport, profile_target
 from hwnas.latency.rows import encodings_of, latencies_of
-from hwnas.latency.store import find_table
+from hwnas.latency.store import MODEL_FOLDER, find_table
 from hwnas.latency.table import LatencyTable
 from hwnas.progress import progress_bar
 from hwnas.runs.session import Run
 from hwnas.spaces.base import SearchSpace
 from hwnas.targets import Device, Target
 
-MODEL_FOLDER = "model"
 EVALUATION = "evaluation.json"
 
 
@@ -131,8 +130,9 @@ def _reuse(run: Run, target: Target, folder: Path) -> tuple[str, ...] | None:
     stored = find_table(target, run.space, fingerprint)
     if stored is None:
         return None
-    stored.load().save(folder / TABLE_FILE)
-    note = f"table of {len(stored.load().rows)} networks taken from the {stored.place} tables; profile.reuse=false measures"
+    table = stored.load()
+    table.save(folder / TABLE_FILE)
+    note = f"table of {len(table.rows)} networks taken from the {stored.place} tables; profile.reuse=false measures"
     if stored.header.fingerprint.context_digest != fingerprint.context_digest:
         note += "; kernel, driver or memory differ from when it was measured"
     return (note,)

@@ -96,10 +96,6 @@ class Run:
         """Return the budget of a target as the run file has it."""
         return self.config.targets[self.targets.index(target)].budget
 
-    def table_folder(self, target: Target) -> Path:
-        """Return the folder of a target's table and model, whether or not it exists."""
-        return self.path / "tables" / target.slug
-
     def use_threads(self) -> int:
         """Set the number of threads torch works with, and return it."""
         import torch
