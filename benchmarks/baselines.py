@@ -4,7 +4,8 @@
 
 (a) Of 20 random networks of the same supernet that keep the budget, each fine-tuned as the winner was, the best on validation.
 (b) One fixed network of about the winner's measured latency (one expansion, one kernel and one depth everywhere), trained
-alone for as long as the whole run took. All are judged on the test split by the same code, in torch. Needs a finished run.
+alone, on train and validation images as the winner finally was, for as long as the whole run took.
+All are judged on the test split by the same code, in torch. Needs a finished run.
 Resumes: every fine-tuned network stays in RUN/baselines.
 """
 
@@ -12,24 +13,25 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hwnas.artifacts.manifest import read_manifest
-from hwnas.config import TrainSection, load_run_config
+from hwnas.config import load_run_config
 from hwnas.files import read_json, write_json
 from hwnas.finetuning.plain import train_alone
-from hwnas.finetuning.two_step import finetune
+from hwnas.finetuning.two_step import finetune, try_out
 from hwnas.finetuning.winner import load_winner
 from hwnas.runs.budgets import budgets_of, statistic_of
+from hwnas.runs.exporting import artifact_name
 from hwnas.runs.profiling import model_of
 from hwnas.runs.searching import search_stage, searched_supernet
 from hwnas.runs.session import Run
 from hwnas.runs.shortlist import Pick
-from hwnas.supernets.calibration import recalibrate_bn
+from hwnas.runs.winning import WINNERS
 from hwnas.supernets.evaluation import evaluate_module
 from hwnas.supernets.static import build_network
 from hwnas.targets import Target
@@ -50,17 +52,28 @@ def random_feasible(run: Run, target: Target, budget: float, count: int) -> np.n
 
 
 def best_random(run: Run, target: Target, budget: float, count: int) -> dict[str, Any]:
-    """Fine-tune random feasible networks as the winner was; the best on validation, judged on test."""
+    """Fine-tune random feasible networks as the winner was; the best on validation, judged on test.
+
+    The second step of fine-tuning chooses nothing, so it is done for the best alone.
+    """
     supernet = searched_supernet(run, search_stage(run))
-    results = []
+    section = run.config.finetune
+    ranked = []
     for row in random_feasible(run, target, budget, count):
         name = run.space.id_of(row)
         folder = run.path / "baselines" / name
-        winner = finetune(supernet, run.space.decode(row), run.data, run.config.finetune, folder)
-        results.append((winner.validation_accuracy, name, evaluate_module(winner.module, run.data.test)))
-        print(f"  random {name}: validation {results[-1][0]:.4f}")
-    validation, name, test = max(results)
-    return {"architecture": name, "validation": validation, "test": test, "networks": count}
+        validation = try_out(supernet, run.space.decode(row), run.data, section, folder)
+        ranked.append((validation, name, row))
+        print(f"  random {name}: validation {validation:.4f}", flush=True)
+    validation, name, row = max(ranked, key=lambda entry: entry[0])
+    best = finetune(supernet, run.space.decode(row), run.data, section, run.path / "baselines" / name)
+    return {
+        "architecture": name,
+        "validation": validation,
+        "median_validation": float(np.median([entry[0] for entry in ranked])),
+        "test": evaluate_module(best.module, run.data.test),
+        "networks": count,
+    }
 
 
 def uniform_network(run: Run, target: Target, latency: float) -> Any:
@@ -79,71 +92,72 @@ def uniform_network(run: Run, target: Target, latency: float) -> Any:
 
 
 def fixed_alone(run: Run, target: Target, latency: float, minutes: float) -> dict[str, Any]:
-    """Train one uniform network alone, from scratch, for ``minutes``."""
+    """Train one uniform network alone, from scratch, on train and validation images, for ``minutes``."""
     row = uniform_network(run, target, latency)
-    folder = run.path / "baselines" / "alone.json"
-    if folder.exists():
-        return dict(read_json(folder))
+    path = run.path / "baselines" / "alone.json"
+    if path.exists():
+        return dict(read_json(path))
     architecture = run.space.decode(row)
     module = build_network(run.space, architecture, seed=run.config.seed)
-    section: TrainSection = run.config.train
+    # As the winner's second step: nothing is chosen by the validation images here, so they are trained on too.
+    data = replace(run.data, train=run.data.train.joined(run.data.validation))
     history = train_alone(
-        module, run.data, section, resolution=architecture.resolution, minutes=minutes, seed=run.config.seed
+        module, data, run.config.train, resolution=architecture.resolution, minutes=minutes, seed=run.config.seed
     )
-    batches = run.data.train.batches(128, architecture.resolution, indices=np.arange(min(512, len(run.data.train))))
-    recalibrate_bn(module, list(batches))
     result = {
         "architecture": run.space.id_of(row),
         "predicted_ms": float(model_of(run, target).predict(row[None]).value[0]),
         "epochs": len(history),
         "minutes": minutes,
-        "validation": evaluate_module(module, run.data.validation, resolution=architecture.resolution),
-        "test": evaluate_module(module, run.data.test, resolution=architecture.resolution),
+        "test": evaluate_module(module, data.test, resolution=architecture.resolution),
     }
-    write_json(folder, result)
+    write_json(path, result)
     return result
+
+
+def ours(run: Run, target: Target) -> dict[str, Any]:
+    """Return the figures of the run's winner on a target."""
+    picks = [Pick.from_dict(entry) for entry in read_json(run.path / WINNERS)]
+    pick = next(pick for pick in picks if pick.target == target)
+    winner = load_winner(run.folder.winner(pick.identifier), run.space)
+    manifest = read_manifest(run.folder.artifacts / artifact_name(pick))
+    return {
+        "architecture": pick.identifier,
+        "measured_ms": manifest.measured.value,
+        "budget_ms": pick.budget,
+        "verdict": manifest.budgets[0].verdict if manifest.budgets else None,
+        "validation": winner.validation_accuracy,
+        "test": evaluate_module(winner.module, run.data.test),
+        "test_of_the_artifact": manifest.accuracy.test if manifest.accuracy else None,
+    }
 
 
 def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_file", type=Path)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="as given to hwnas run")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--networks", type=int, default=20)
     parser.add_argument("--target", default=None, help="default: the first target of the run")
+    parser.add_argument("--only", choices=("random", "alone"), default=None, help="one baseline; the other is kept")
     arguments = parser.parse_args()
-    run = Run(load_run_config(arguments.run_file), arguments.runs)
-    run.use_threads()
+    run = Run(load_run_config(arguments.run_file, arguments.overrides), arguments.runs)
+    threads = run.use_threads()
     target = Target.parse(arguments.target) if arguments.target else run.targets[0]
-    pick = next(
-        Pick.from_dict(e) for e in read_json(run.path / "shortlist.json") if Target.parse(e["target"]) == target
-    )
-    winner = load_winner(run.folder.winner(pick.identifier), run.space)
-    manifest = read_manifest(run.folder.artifacts / f"{target.slug}--{pick.identifier}")
-    seconds = sum(step["seconds"] for step in run.folder.steps)
-    print(f"run {run.config.name}: {seconds / 60:.1f} minutes, torch {torch.get_num_threads()} threads")
-    test = evaluate_module(winner.module, run.data.test)
-    ours = {
-        "architecture": pick.identifier,
-        "measured_ms": manifest.measured.value,
-        "validation": winner.validation_accuracy,
-        "test": test,
-        "test_of_the_artifact": manifest.accuracy.test if manifest.accuracy else None,
-    }
-    print("winner", ours)
-    alone = fixed_alone(run, target, manifest.measured.value, seconds / 60.0)
-    print("fixed network trained alone", alone)
-    chance = best_random(run, target, budgets_of(run)[target], arguments.networks)
-    print("best of random feasible networks", chance)
+    minutes = sum(step["seconds"] for step in run.folder.steps) / 60.0
+    print(f"run {run.config.name}: {minutes:.1f} minutes, torch {threads} threads", flush=True)
+    winner = ours(run, target)
+    found: dict[str, Any] = {"target": str(target), "run_minutes": minutes, "threads": threads, "winner": winner}
+    print("winner", winner, flush=True)
+    if arguments.only != "random":
+        found["fixed_alone"] = fixed_alone(run, target, winner["measured_ms"], minutes)
+        print("fixed network trained alone", found["fixed_alone"], flush=True)
+    if arguments.only != "alone":
+        found["best_of_random"] = best_random(run, target, budgets_of(run)[target], arguments.networks)
+        print("best of random feasible networks", found["best_of_random"], flush=True)
     stored = read_json(RESULTS) if RESULTS.exists() else {}
-    stored[run.config.name] = {
-        "date": time.strftime("%Y-%m-%d"),
-        "target": str(target),
-        "run_minutes": seconds / 60.0,
-        "winner": ours,
-        "best_of_random": chance,
-        "fixed_alone": alone,
-    }
+    stored[run.config.name] = {**stored.get(run.config.name, {}), "date": time.strftime("%Y-%m-%d"), **found}
     write_json(RESULTS, stored)
 
 

@@ -139,8 +139,13 @@ class SearchSection(Section):
 
 
 class FinetuneSection(Section):
-    """Two-step post-processing of winners."""
+    """Two-step post-processing of winners.
 
+    Of each target's ``candidates``, the first step is done for all and the second only for the best on validation
+    (``export.winners`` of them): a supernet ranks close networks less well than a few epochs of training do.
+    """
+
+    candidates: int = Field(default=1, ge=1)
     epochs: int = Field(default=20, ge=0)
     patience: int = Field(default=8, ge=1)
     batch_size: int = Field(default=64, ge=2)

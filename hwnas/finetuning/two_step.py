@@ -105,7 +105,7 @@ class TwoStep:
             "augment": self.data.augment,
             "metric": self.metric,
             "weights": [hashlib.sha256(tensor_bytes(module.state_dict())).hexdigest() for module in weights],
-            **self.section.model_dump(mode="json"),
+            **self.section.model_dump(mode="json", exclude={"candidates"}),
         }
 
     def _bn_batches(self) -> list[tuple[Tensor, Tensor]]:
@@ -175,6 +175,14 @@ class TwoStep:
         checkpoint.restore(self.folder, found[1], *start)
         return found[0], start
 
+    def run_first(self, advance: Advance) -> float:
+        """Do step 1 from where it stands; returns the metric after E* epochs."""
+        stand, start = self._resume()
+        advance(len(stand.histories[1][1:]), "")
+        epochs = self.find_epochs(stand, start, advance) if stand.step == 1 else best_epoch(stand.histories[1])
+        advance(self.section.epochs - stand.histories[1][-1].epoch, "")
+        return float(stand.histories[1][epochs].validation_accuracy or 0.0)
+
     def run(self, advance: Advance) -> Winner:
         """Do both steps from where they stand."""
         stand, start = self._resume()
@@ -188,6 +196,40 @@ class TwoStep:
         advance(self.section.epochs - epochs, "")
         histories = (tuple(stand.histories[1]), tuple(stand.histories[2]))
         return Winner(self.architecture, module, epochs, self.metric, *histories, self.identity)
+
+
+def _finished(task: TwoStep) -> Winner | None:
+    """Return the winner that an earlier call finished, if there is one."""
+    if not (task.folder / DESCRIPTION).exists():
+        return None
+    winner = load_winner(task.folder, task.supernet.space)
+    checkpoint.refuse_foreign(winner.identity, task.identity, task.folder)
+    checkpoint.remove(task.folder)
+    return winner
+
+
+def try_out(
+    supernet: AnySupernet,
+    architecture: Any,
+    data: ImageData,
+    section: FinetuneSection,
+    folder: Path,
+    *,
+    on_progress: Advance | None = None,
+    metric: str = "top1",
+) -> float:
+    """Do only the first step of :func:`finetune` and return the metric on the validation split after E* epochs.
+
+    :func:`finetune` with the same arguments goes on from there. Arguments and errors are those of :func:`finetune`;
+    ``on_progress`` is moved by ``section.epochs`` in all.
+    """
+    advance = on_progress or _nothing
+    task = TwoStep(supernet, architecture, data, section, folder, metric)
+    winner = _finished(task)
+    if winner is not None:
+        advance(section.epochs, "already finished")
+        return winner.validation_accuracy
+    return task.run_first(advance)
 
 
 def finetune(
@@ -220,12 +262,10 @@ def finetune(
     """
     advance = on_progress or _nothing
     task = TwoStep(supernet, architecture, data, section, folder, metric)
-    if (folder / DESCRIPTION).exists():
-        winner = load_winner(folder, supernet.space)
-        checkpoint.refuse_foreign(winner.identity, task.identity, folder)
-        checkpoint.remove(folder)
+    finished = _finished(task)
+    if finished is not None:
         advance(2 * section.epochs, "already finished")
-        return winner
+        return finished
     winner = task.run(advance)
     save_winner(winner, supernet, folder)
     checkpoint.remove(folder)

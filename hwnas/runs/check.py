@@ -142,7 +142,8 @@ def check_run(config: RunConfig, runs: Path) -> Checked:
     training, image_s = _training_minutes(run)
     steps.append(("train", run.state(run.path / "supernet" / "training.json"), training))
     steps.append(("search", run.state(run.path / "shortlist.json"), _search_minutes(run, image_s)))
-    images = len(run.data.train) * 2 * config.finetune.epochs * config.export.winners * len(run.targets)
+    passes = 2 * config.export.winners + max(0, config.finetune.candidates - config.export.winners)
+    images = len(run.data.train) * passes * config.finetune.epochs * len(run.targets)
     steps.append(("fine-tune", "at most", images * image_s / 60.0))
     steps.append(("export and verify", "to do", _EXPORT_MINUTES * len(run.targets) * config.export.winners))
     largest = run.space.graph(run.space.largest).parameters * 4
@@ -154,6 +155,7 @@ def _search_minutes(run: Run, image_s: float) -> float:
     section = run.config.search
     evaluations = section.initial * section.oversample
     evaluations += section.iterations * (section.candidates + (section.archive if section.adapt_epochs else 0))
-    images = evaluations * (run.config.train.bn_images + len(run.data.validation)) / _BACKWARD
+    judged = min(section.validation_images or len(run.data.validation), len(run.data.validation))
+    images = evaluations * (run.config.train.bn_images + judged) / _BACKWARD
     adapted = section.iterations * section.adapt_epochs * len(run.data.train) * 2
     return (images + adapted) * image_s / 60.0

@@ -20,7 +20,7 @@ from hwnas.runs.searching import search_stage
 from hwnas.runs.session import Run
 from hwnas.runs.shortlist import Pick, shortlist_stage
 from hwnas.runs.training import train_stage
-from hwnas.runs.winning import finetune_stage
+from hwnas.runs.winning import WINNERS, finetune_stage
 from hwnas.strategies.state import SearchResult, read_result
 from hwnas.supernets.training import TrainReport
 from hwnas.targets import Target
@@ -112,9 +112,8 @@ class Pipeline:
         """Fine-tune the winners."""
         self.run.use_threads()
         result, picks = self.picked()
-        last = self.run.folder.winner(picks[-1].identifier) / "winner.json"
-        with self._logged("fine-tune", last):
-            return picks, finetune_stage(self.run, result, picks)
+        with self._logged("fine-tune", self.run.folder.path / WINNERS):
+            return finetune_stage(self.run, result, picks)
 
     def exported(self, output: Path | None = None, target: Target | None = None) -> list[Artifact]:
         """Export the winners and verify the files.

@@ -1,7 +1,7 @@
 """The stage between search and fine-tuning: candidates are measured on their target before anything is spent on them.
 
 The most accurate members that the model promises to keep the budget are built with the space's layer graph and measured
-under the table's reference condition. The first whose measured interval keeps the budget becomes the winner.
+under the table's reference condition. The first whose measured intervals keep the budget go on to fine-tuning.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST = 24
 
 @dataclass(frozen=True)
 class Pick:
-    """A winner of the search on one target.
+    """An architecture that the search found for one target.
 
     Attributes:
         target: The target.
@@ -112,12 +112,12 @@ def _pick(run: Run, target: Target, member: Member, measured: dict[str, float] |
 
 
 def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
-    """Return the winners of a target, most accurate first; each was measured to keep the budget.
+    """Return the candidates of a target, most accurate first; each was measured to keep the budget.
 
     Raises:
         BudgetError: None of the candidates keeps it.
     """
-    wanted = run.config.export.winners
+    wanted = max(run.config.export.winners, run.config.finetune.candidates)
     candidates = _candidates(result, run, target)
     budget = budgets_of(run).get(target)
     if not candidates:
@@ -157,7 +157,7 @@ def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
 
 
 def shortlist_stage(run: Run, result: SearchResult) -> list[Pick]:
-    """Return the winners of every target; kept in ``shortlist.json``, which is read back when the run is resumed."""
+    """Return the candidates of every target; kept in ``shortlist.json``, which is read back when the run is resumed."""
     path = run.folder.path / "shortlist.json"
     if not path.exists():
         picks = [pick for target in run.targets for pick in shortlist(run, target, result)]

@@ -3,33 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from hwnas.finetuning.two_step import finetune
+from hwnas.files import read_json, write_json
+from hwnas.finetuning.two_step import finetune, try_out
 from hwnas.finetuning.winner import Winner
-from hwnas.progress import progress_bar
+from hwnas.progress import Advance, progress_bar
 from hwnas.runs.searching import searched_supernet
 from hwnas.runs.session import Run
 from hwnas.runs.shortlist import Pick
 from hwnas.strategies.state import SearchResult
+from hwnas.supernets.base import AnySupernet
+
+WINNERS = "winners.json"
+"""Which of the shortlisted architectures each target exports; its presence says that fine-tuning is over."""
 
 
-def finetune_stage(run: Run, result: SearchResult, picks: Sequence[Pick]) -> dict[str, Winner]:
-    """Return the fine-tuned winners by identifier; finished ones are loaded, an interrupted one goes on."""
-    supernet = searched_supernet(run, result)
-    encodings = {pick.identifier: np.array(pick.encoding, dtype=np.int64) for pick in picks}
-    section = run.config.finetune
-    winners = {}
-    with progress_bar("fine-tuning", 2 * section.epochs * len(encodings)) as advance:
-        for identifier, encoding in encodings.items():
-            winners[identifier] = finetune(
-                supernet,
-                run.space.decode(encoding),
-                run.data,
-                section,
-                run.folder.winner(identifier),
-                on_progress=advance,
-                metric=run.config.search.metric,
-            )
-    return winners
+@dataclass(frozen=True)
+class _Work:
+    run: Run
+    supernet: AnySupernet
+    advance: Advance
+
+    def folder(self, pick: Pick) -> Path:
+        """Return where an architecture is worked on: among the candidates until it is chosen."""
+        winner = self.run.folder.winner(pick.identifier)
+        return winner if winner.exists() else self.run.path / "candidates" / pick.identifier
+
+    def try_out(self, pick: Pick) -> float:
+        architecture = self.run.space.decode(np.array(pick.encoding, dtype=np.int64))
+        config = self.run.config
+        return try_out(
+            self.supernet,
+            architecture,
+            self.run.data,
+            config.finetune,
+            self.folder(pick),
+            on_progress=self.advance,
+            metric=config.search.metric,
+        )
+
+    def finetune(self, pick: Pick) -> Winner:
+        tried, folder = self.folder(pick), self.run.folder.winner(pick.identifier)
+        if tried != folder and tried.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            tried.rename(folder)
+        config = self.run.config
+        return finetune(
+            self.supernet,
+            self.run.space.decode(np.array(pick.encoding, dtype=np.int64)),
+            self.run.data,
+            config.finetune,
+            folder,
+            on_progress=self.advance,
+            metric=config.search.metric,
+        )
+
+
+def best_of(picks: Sequence[Pick], accuracy: dict[str, float], count: int) -> list[Pick]:
+    """Return, for every target in the order given, its ``count`` picks of the highest accuracy; ties keep their order."""
+    chosen = []
+    for target in dict.fromkeys(pick.target for pick in picks):
+        own = [pick for pick in picks if pick.target == target]
+        chosen += sorted(own, key=lambda pick: -accuracy[pick.identifier])[:count]
+    return chosen
+
+
+def finetune_stage(run: Run, result: SearchResult, picks: Sequence[Pick]) -> tuple[list[Pick], dict[str, Winner]]:
+    """Return the picks that are exported and their fine-tuned networks by identifier.
+
+    Finished networks are loaded, interrupted ones go on. Where the shortlist holds more candidates of a target than are
+    exported, the first step of fine-tuning decides.
+    """
+    wanted, epochs = run.config.export.winners, run.config.finetune.epochs
+    unique = {pick.identifier: pick for pick in picks}
+    most = min(len(unique), wanted * len(run.targets))
+    rivals = len(picks) > wanted * len({pick.target for pick in picks})
+    with progress_bar("fine-tuning", epochs * (len(unique) * rivals + 2 * most)) as advance:
+        work = _Work(run, searched_supernet(run, result), advance)
+        chosen = list(picks)
+        if (run.path / WINNERS).exists():
+            chosen = [Pick.from_dict(entry) for entry in read_json(run.path / WINNERS)]
+        elif rivals:
+            accuracy = {identifier: work.try_out(pick) for identifier, pick in unique.items()}
+            chosen = best_of(picks, accuracy, wanted)
+        winners = {pick.identifier: work.finetune(pick) for pick in {p.identifier: p for p in chosen}.values()}
+    write_json(run.path / WINNERS, [pick.as_dict() for pick in chosen])
+    return chosen, winners

@@ -35,6 +35,28 @@ def test_the_loop_ends_in_verified_artifacts(tiny: subprocess.CompletedProcess[s
     assert all(a["manifest"]["name"].split("--")[-1] in report for a in result["artifacts"])
 
 
+def test_of_two_candidates_a_target_exports_the_one_that_fine_tunes_better(
+    tiny: subprocess.CompletedProcess[str], home: Path
+) -> None:
+    assert tiny.returncode == 0, tiny.stderr
+    run = home / "runs" / "tiny"
+    candidates = json.loads((run / "shortlist.json").read_text())
+    chosen = json.loads((run / "winners.json").read_text())
+    assert len(chosen) == 2
+    assert len(candidates) > 2
+
+    def first_step(name: str) -> float:
+        if (run / "winners" / name).exists():
+            return float(json.loads((run / "winners" / name / "winner.json").read_text())["validation_accuracy"])
+        state = json.loads((run / "candidates" / name / "finetune.json").read_text())
+        return max(float(record["validation_accuracy"]) for record in state["histories"]["1"])
+
+    for pick in chosen:
+        rivals = [entry for entry in candidates if entry["target"] == pick["target"]]
+        assert pick in rivals
+        assert first_step(pick["identifier"]) == max(first_step(entry["identifier"]) for entry in rivals)
+
+
 def test_nothing_in_the_run_folder_names_this_machine(tiny: subprocess.CompletedProcess[str], home: Path) -> None:
     assert tiny.returncode == 0, tiny.stderr
     found = [

@@ -351,3 +351,24 @@ def test_another_metric_chooses_e_star(data: ImageData, supernet: MobileNetV3Sup
     module = supernet.extract(supernet.space.smallest)
     recalibrate_bn(module, data.train.batches(two_step.BN_BATCH, 8))
     assert winner.extracted_accuracy == pytest.approx(evaluate_module(module, data.validation, metric="balanced"))
+
+
+def test_trying_out_is_the_first_step_and_fine_tuning_goes_on_from_it(
+    data: ImageData, finished: tuple[Winner, MobileNetV3Supernet, Path], space: MobileNetV3Space, tmp_path: Path
+) -> None:
+    winner, supernet, done = finished
+    folder = tmp_path / "candidate"
+    without_test = dataclasses.replace(data, test=forbid(data.test), gate=forbid(data.gate))
+    assert two_step.try_out(supernet, space.smallest, without_test, SECTION, folder) == winner.validation_accuracy
+    assert not (folder / "winner.json").exists()
+    moves: list[float] = []
+    again = two_step.try_out(
+        supernet, space.smallest, data, SECTION, folder, on_progress=lambda step, note: moves.append(step)
+    )
+    assert again == winner.validation_accuracy
+    assert moves == [len(winner.history) - 1, SECTION.epochs - winner.history[-1].epoch]
+    moved = folder.rename(tmp_path / "chosen")
+    late = finetune(supernet, space.smallest, data, SECTION, moved)
+    assert states_equal(late.module, winner.module)
+    assert late.history == winner.history
+    assert two_step.try_out(supernet, space.smallest, data, SECTION, done) == winner.validation_accuracy
