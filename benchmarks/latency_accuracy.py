@@ -79,7 +79,8 @@ def settings_of(options: argparse.Namespace) -> tuple[list[Target], SpaceSection
         targets = [Target.parse(text) for text in options.target]
         space = SpaceSection(name=options.space, settings=json.loads(options.space_settings))
         section = ProfileSection()
-    changes = {"held_out": options.held_out, "seed": options.seed}
+    # A run's time budget would cut the held-out networks that are asked for here.
+    changes: dict[str, Any] = {"held_out": options.held_out, "seed": options.seed, "budget_minutes": None}
     changes |= {"networks": options.networks} if options.networks else {}
     changes |= {"rounds": options.rounds} if options.rounds else {}
     return targets, space, section.model_copy(update=changes)

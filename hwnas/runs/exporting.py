@@ -13,11 +13,13 @@ from hwnas.config import Budget
 from hwnas.devices.session import open_session
 from hwnas.errors import ArtifactError, HwnasError, MeasurementFailure
 from hwnas.finetuning.winner import Winner
-from hwnas.progress import progress_bar
+from hwnas.latency.model import LatencyModel
+from hwnas.progress import Advance, progress_bar
 from hwnas.runs.budgets import statistic_of
 from hwnas.runs.profiling import model_of
 from hwnas.runs.session import Run
 from hwnas.runs.shortlist import Pick
+from hwnas.targets import Device, Target
 
 
 def artifact_name(pick: Pick) -> str:
@@ -31,6 +33,42 @@ def _refusals(refused: dict[str, HwnasError], name: str) -> Iterator[None]:
         yield
     except (ArtifactError, MeasurementFailure) as error:
         refused[name] = error
+
+
+def export_for(
+    run: Run,
+    winner: Winner,
+    target: Target,
+    device: Device,
+    folder: Path,
+    budget: Budget | None,
+    model: LatencyModel | None,
+    advance: Advance,
+) -> Artifact:
+    """Export a run's winner for a target into ``folder`` and verify it; a finished artifact of the same request is reused.
+
+    Raises:
+        ArtifactError: Parity or the int8 gate failed.
+        MeasurementFailure: The file cannot be measured.
+    """
+    with open_session(device) as session:
+        return export_winner(
+            winner.module,
+            architecture=winner.architecture,
+            space=run.space,
+            data=run.data,
+            target=target,
+            backend=registry.load("backend", target.runtime)(),
+            session=session,
+            folder=folder,
+            section=run.config.export,
+            budget=budget,
+            latency_model=model,
+            validation_accuracy=winner.validation_accuracy,
+            metric=run.config.search.metric,
+            seed=run.config.seed,
+            progress=advance,
+        )
 
 
 def export_stage(
@@ -53,24 +91,8 @@ def export_stage(
             budget = None
             if pick.budget is not None:
                 budget = Budget(max_ms=pick.budget, statistic=statistic_of(run, pick.target))
-            with open_session(run.devices[pick.target.device]) as session, _refusals(refused, artifact_name(pick)):
-                artifacts.append(
-                    export_winner(
-                        winner.module,
-                        architecture=winner.architecture,
-                        space=run.space,
-                        data=run.data,
-                        target=pick.target,
-                        backend=registry.load("backend", pick.target.runtime)(),
-                        session=session,
-                        folder=folder / artifact_name(pick),
-                        section=run.config.export,
-                        budget=budget,
-                        latency_model=model_of(run, pick.target),
-                        validation_accuracy=winner.validation_accuracy,
-                        metric=run.config.search.metric,
-                        seed=run.config.seed,
-                        progress=advance,
-                    )
-                )
+            device, model = run.devices[pick.target.device], model_of(run, pick.target)
+            with _refusals(refused, artifact_name(pick)):
+                place = folder / artifact_name(pick)
+                artifacts.append(export_for(run, winner, pick.target, device, place, budget, model, advance))
     return artifacts, refused

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hwnas import registry
-from hwnas.artifacts.export import STEPS, export_winner
+from hwnas.artifacts.export import STEPS
 from hwnas.artifacts.pipeline import Artifact
 from hwnas.artifacts.user_models import STEPS as GIVEN_STEPS
 from hwnas.artifacts.user_models import export_model
@@ -18,6 +18,7 @@ from hwnas.latency.model import LatencyModel
 from hwnas.latency.store import MODEL_FOLDER
 from hwnas.progress import progress_bar
 from hwnas.runs.budgets import resolve_budget, statistic_of
+from hwnas.runs.exporting import export_for
 from hwnas.runs.profiling import model_of, require_here
 from hwnas.runs.session import Run
 from hwnas.targets import Target, find_device
@@ -51,24 +52,8 @@ def export_winner_folder(folder: Path, target: Target, output: Path | None, budg
     if model is not None:
         require_here(model, find_device(target.device))
     place = (output or Path("artifacts")) / f"{target.slug}--{folder.name}"
-    with open_session(find_device(target.device)) as session, progress_bar("exporting", STEPS) as advance:
-        return export_winner(
-            winner.module,
-            architecture=winner.architecture,
-            space=run.space,
-            data=run.data,
-            target=target,
-            backend=registry.load("backend", target.runtime)(),
-            session=session,
-            folder=place,
-            section=run.config.export,
-            budget=budget,
-            latency_model=model,
-            validation_accuracy=winner.validation_accuracy,
-            metric=run.config.search.metric,
-            seed=run.config.seed,
-            progress=advance,
-        )
+    with progress_bar("exporting", STEPS) as advance:
+        return export_for(run, winner, target, find_device(target.device), place, budget, model, advance)
 
 
 def export_given(
