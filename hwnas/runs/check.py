@@ -21,6 +21,7 @@ from hwnas.latency.protocol import Protocol
 from hwnas.latency.sampling import plan_networks
 from hwnas.runs.folder import table_folder
 from hwnas.runs.session import Run
+from hwnas.runs.shortlist import SHORTLIST
 from hwnas.spaces.base import IntArray
 from hwnas.supernets.estimate import estimate_training
 from hwnas.targets import Target
@@ -141,7 +142,7 @@ def check_run(config: RunConfig, runs: Path) -> Checked:
         budgets.append(_judge(run, target, found))
     training, image_s = _training_minutes(run)
     steps.append(("train", run.state(run.path / "supernet" / "training.json"), training))
-    steps.append(("search", run.state(run.path / "shortlist.json"), _search_minutes(run, image_s)))
+    steps.append(("search", run.state(run.path / SHORTLIST), _search_minutes(run, image_s)))
     passes = 2 * config.export.winners + max(0, config.finetune.candidates - config.export.winners)
     images = len(run.data.train) * passes * config.finetune.epochs * len(run.targets)
     steps.append(("fine-tune", "at most", images * image_s / 60.0))

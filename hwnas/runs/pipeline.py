@@ -16,9 +16,10 @@ from hwnas.finetuning.winner import Winner
 from hwnas.reporting.html import write_report
 from hwnas.runs.exporting import export_stage
 from hwnas.runs.profiling import profile_stage
+from hwnas.runs.replacing import replace_failed
 from hwnas.runs.searching import search_stage
 from hwnas.runs.session import Run
-from hwnas.runs.shortlist import Pick, shortlist_stage
+from hwnas.runs.shortlist import SHORTLIST, Pick, shortlist_stage
 from hwnas.runs.training import train_stage
 from hwnas.runs.winning import WINNERS, finetune_stage
 from hwnas.strategies.state import SearchResult, read_result
@@ -97,15 +98,15 @@ class Pipeline:
         """Search, profiling and training first if that is missing; frozen once the winners were chosen."""
         self.profiled()
         self.trained()
-        if (self.run.folder.path / "shortlist.json").exists():
+        if (self.run.folder.path / SHORTLIST).exists():
             return read_result(self.run.folder.search)
-        with self._logged("search", self.run.folder.path / "shortlist.json"):
+        with self._logged("search", self.run.folder.path / SHORTLIST):
             return search_stage(self.run)
 
     def picked(self) -> tuple[SearchResult, list[Pick]]:
         """Measure the candidates of every target and choose the winners."""
         result = self.searched()
-        with self._logged("measure candidates", self.run.folder.path / "shortlist.json"):
+        with self._logged("measure candidates", self.run.folder.path / SHORTLIST):
             return result, shortlist_stage(self.run, result)
 
     def finetuned(self) -> tuple[list[Pick], Mapping[str, Winner]]:
@@ -128,11 +129,19 @@ class Pipeline:
     def attempted(
         self, output: Path | None = None, target: Target | None = None
     ) -> tuple[list[Artifact], dict[str, HwnasError]]:
-        """Export the winners (of one target); returns the artifacts and why others were refused."""
-        picks, winners = self.finetuned()
-        chosen = [pick for pick in picks if target in (None, pick.target)]
-        with self._logged("export and verify", self.run.folder.artifacts):
-            return export_stage(self.run, chosen, winners, output)
+        """Export the winners (of one target); returns the artifacts and why others were refused.
+
+        Inside the run's folder, a winner that fails gives way to the next candidate of its target.
+        """
+        while True:
+            picks, winners = self.finetuned()
+            chosen = [pick for pick in picks if target in (None, pick.target)]
+            with self._logged("export and verify", self.run.folder.artifacts):
+                artifacts, refused = export_stage(self.run, chosen, winners, output)
+            if output is not None or target is not None:
+                return artifacts, refused
+            if not replace_failed(self.run, picks, artifacts, refused):
+                return artifacts, refused
 
     def reported(self) -> Summary:
         """Do everything and write the report."""

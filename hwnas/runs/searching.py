@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 
 import numpy as np
+from torch import nn
 
 from hwnas import registry
 from hwnas.progress import progress_bar
@@ -18,6 +20,9 @@ from hwnas.strategies.state import SearchResult
 from hwnas.supernets.adaptation import adapt
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.evaluation import AccuracyEvaluator
+
+PUPILS = 4
+"""Networks that are compared with the teacher before each adaptation."""
 
 
 class SearchWork:
@@ -35,6 +40,7 @@ class SearchWork:
         self._folder = run.folder.supernet / "adapted"
         self._version = 0
         self._teacher = supernet.extract(run.space.largest)
+        self._taught: float | None = None
         self._evaluator = AccuracyEvaluator(
             supernet,
             run.data,
@@ -47,9 +53,25 @@ class SearchWork:
         """Return the accuracies ``[n]`` of encodings ``[n, n_genes]``."""
         return self._evaluator.evaluate_encodings(X)
 
+    def _better_teacher(self, sampler: Sampler) -> nn.Module | None:
+        """Return the largest network as training left it, or None once networks that ``sampler`` draws surpass it.
+
+        Soft labels of a teacher that knows less than its pupils hold them back, and cost its forward pass.
+        """
+        space, seed = self._run.space, self._run.config.search.seed
+        if self._taught is None:
+            network, resolution = copy.deepcopy(self._teacher).eval(), space.largest.resolution
+            self._taught = self._evaluator.evaluate_network(
+                self._evaluator.recalibrate(network, resolution), resolution
+            )
+        rng = np.random.default_rng([seed, self._version])
+        pupils = space.repair(np.stack([sampler(rng) for _ in range(PUPILS)]))
+        return self._teacher if float(np.mean(self.evaluate(pupils))) < self._taught else None
+
     def adapt(self, sampler: Sampler, epochs: float) -> None:
         """Train the supernet on architectures drawn from ``sampler``; the rate falls to zero over the search."""
         section = self._run.config.search
+        teacher = self._better_teacher(sampler)
         share = min(1.0, self._version / max(1, section.iterations))
         adapt(
             self._supernet,
@@ -59,7 +81,7 @@ class SearchWork:
             learning_rate=section.adapt_learning_rate * 0.5 * (1.0 + float(np.cos(np.pi * share))),
             seed=section.seed + 1000 * (self._version + 1),
             batch_size=self._run.config.train.batch_size,
-            teacher=self._teacher,
+            teacher=teacher,
             subnets=2,
         )
 

@@ -1,7 +1,7 @@
 """The stage between search and fine-tuning: candidates are measured on their target before anything is spent on them.
 
 The most accurate members that the model promises to keep the budget are built with the space's layer graph and measured
-under the table's reference condition. The first whose measured intervals keep the budget go on to fine-tuning.
+under the table's reference condition. The first whose measured intervals keep the budget with some headroom go on to fine-tuning.
 """
 
 from __future__ import annotations
@@ -30,8 +30,15 @@ from hwnas.strategies.archive import Member, front
 from hwnas.strategies.state import SearchResult
 from hwnas.targets import Target
 
+SHORTLIST = "shortlist.json"
 AT_ONCE = 6
 MOST = 24
+HEADROOM = 0.04
+"""Share of a budget that a candidate leaves free where possible: two sessions of one network on a shared machine differ by
+a few per cent beyond their intervals."""
+
+SPARES = 3
+"""Candidates kept beyond those that are fine-tuned, for winners that break their budget as exported files."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,11 @@ def _candidates(result: SearchResult, run: Run, target: Target) -> list[Member]:
     return sorted(feasible, key=lambda m: (-m.accuracy, m.key not in best, m.costs[column]))
 
 
+def candidates_of(run: Run) -> int:
+    """Return how many candidates of each target are fine-tuned."""
+    return max(run.config.export.winners, run.config.finetune.candidates)
+
+
 def _pick(run: Run, target: Target, member: Member, measured: dict[str, float] | None) -> Pick:
     encoding = np.array(member.encoding, dtype=np.int64)
     return Pick(
@@ -112,12 +124,14 @@ def _pick(run: Run, target: Target, member: Member, measured: dict[str, float] |
 
 
 def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
-    """Return the candidates of a target, most accurate first; each was measured to keep the budget.
+    """Return the candidates of a target and some spares; each was measured to keep the budget.
+
+    Those with headroom come first, the most accurate of them before the others.
 
     Raises:
         BudgetError: None of the candidates keeps it.
     """
-    wanted = max(run.config.export.winners, run.config.finetune.candidates)
+    wanted = candidates_of(run)
     candidates = _candidates(result, run, target)
     budget = budgets_of(run).get(target)
     if not candidates:
@@ -127,7 +141,8 @@ def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
         )
     if budget is None:
         return [_pick(run, target, member, None) for member in candidates[:wanted]]
-    picks: list[Pick] = []
+    sure: list[Pick] = []
+    close: list[Pick] = []
     closest = float("inf")
     for start in range(0, min(MOST, len(candidates)), AT_ONCE):
         members = candidates[start : start + AT_ONCE]
@@ -145,9 +160,11 @@ def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
             measured = at_statistic(row, statistic_of(run, target))
             closest = min(closest, measured["high"])
             if measured["high"] <= budget:
-                picks.append(_pick(run, target, member, measured))
-        if len(picks) >= wanted:
-            return picks[:wanted]
+                keeps = sure if measured["high"] <= (1.0 - HEADROOM) * budget else close
+                keeps.append(_pick(run, target, member, measured))
+        if len(sure) >= wanted:
+            break
+    picks = (sure + close)[: wanted + SPARES]
     if not picks:
         raise BudgetError(
             f"none of the {min(MOST, len(candidates))} best candidates keeps the budget of {budget:.4g} on {target} when "
@@ -157,9 +174,14 @@ def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
 
 
 def shortlist_stage(run: Run, result: SearchResult) -> list[Pick]:
-    """Return the candidates of every target; kept in ``shortlist.json``, which is read back when the run is resumed."""
-    path = run.folder.path / "shortlist.json"
+    """Return the candidates of every target; kept in :data:`SHORTLIST`, which is read back when the run is resumed."""
+    path = run.folder.path / SHORTLIST
     if not path.exists():
         picks = [pick for target in run.targets for pick in shortlist(run, target, result)]
         write_json(path, [pick.as_dict() for pick in picks])
-    return [Pick.from_dict(entry) for entry in read_json(path)]
+    return shortlisted(run)
+
+
+def shortlisted(run: Run) -> list[Pick]:
+    """Return what :func:`shortlist_stage` kept."""
+    return [Pick.from_dict(entry) for entry in read_json(run.folder.path / SHORTLIST)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from hwnas.finetuning.winner import Winner
 from hwnas.progress import Advance, progress_bar
 from hwnas.runs.searching import searched_supernet
 from hwnas.runs.session import Run
-from hwnas.runs.shortlist import Pick
+from hwnas.runs.shortlist import Pick, candidates_of
 from hwnas.strategies.state import SearchResult
 from hwnas.supernets.base import AnySupernet
+from hwnas.targets import Target
 
 WINNERS = "winners.json"
 """Which of the shortlisted architectures each target exports; its presence says that fine-tuning is over."""
@@ -63,6 +65,17 @@ class _Work:
         )
 
 
+def first_of(picks: Sequence[Pick], count: int) -> list[Pick]:
+    """Return the first ``count`` picks of every target, in the order given."""
+    seen: Counter[Target] = Counter()
+    kept = []
+    for pick in picks:
+        seen[pick.target] += 1
+        if seen[pick.target] <= count:
+            kept.append(pick)
+    return kept
+
+
 def best_of(picks: Sequence[Pick], accuracy: dict[str, float], count: int) -> list[Pick]:
     """Return, for every target in the order given, its ``count`` picks of the highest accuracy; ties keep their order."""
     chosen = []
@@ -75,10 +88,11 @@ def best_of(picks: Sequence[Pick], accuracy: dict[str, float], count: int) -> li
 def finetune_stage(run: Run, result: SearchResult, picks: Sequence[Pick]) -> tuple[list[Pick], dict[str, Winner]]:
     """Return the picks that are exported and their fine-tuned networks by identifier.
 
-    Finished networks are loaded, interrupted ones go on. Where the shortlist holds more candidates of a target than are
-    exported, the first step of fine-tuning decides.
+    Finished networks are loaded, interrupted ones go on. Where more candidates of a target are asked for than are exported,
+    the first step of fine-tuning decides. Spares of the shortlist come in only where a winner failed (``replacing.py``).
     """
     wanted, epochs = run.config.export.winners, run.config.finetune.epochs
+    picks = first_of(picks, candidates_of(run))
     unique = {pick.identifier: pick for pick in picks}
     most = min(len(unique), wanted * len(run.targets))
     rivals = len(picks) > wanted * len({pick.target for pick in picks})

@@ -183,8 +183,11 @@ class AccuracyEvaluator:
 
     def extract(self, architecture: Any) -> nn.Module:
         """Return the architecture's network, recalibrated, in evaluation mode."""
-        network = self._supernet.extract(architecture).eval()
-        recalibrate_bn(network, self._batches(self._data.train, self._bn_images, architecture.resolution))
+        return self.recalibrate(self._supernet.extract(architecture).eval(), architecture.resolution)
+
+    def recalibrate(self, network: nn.Module, resolution: int) -> nn.Module:
+        """Return a module after its batch normalisation was recalibrated in place on the same training images."""
+        recalibrate_bn(network, self._batches(self._data.train, self._bn_images, resolution))
         return network
 
     def evaluate_network(self, network: nn.Module, resolution: int) -> float:

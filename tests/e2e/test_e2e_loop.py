@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hwnas.config import load_run_config
 
+Hwnas = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)
 
@@ -52,9 +55,32 @@ def test_of_two_candidates_a_target_exports_the_one_that_fine_tunes_better(
         return max(float(record["validation_accuracy"]) for record in state["histories"]["1"])
 
     for pick in chosen:
-        rivals = [entry for entry in candidates if entry["target"] == pick["target"]]
+        rivals = [entry for entry in candidates if entry["target"] == pick["target"]][:2]
         assert pick in rivals
         assert first_step(pick["identifier"]) == max(first_step(entry["identifier"]) for entry in rivals)
+
+
+def test_a_winner_that_breaks_its_budget_as_a_file_gives_way_to_the_next_candidate(
+    tiny: subprocess.CompletedProcess[str], hwnas: Hwnas, home: Path
+) -> None:
+    assert tiny.returncode == 0, tiny.stderr
+    runs = home / "broken"
+    shutil.copytree(home / "runs" / "tiny", runs / "tiny")
+    broken = sorted((runs / "tiny" / "artifacts").iterdir())[0]
+    manifest = json.loads((broken / "manifest.json").read_text())
+    manifest["budgets"][0]["verdict"] = "broken"
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    done = hwnas("run", ROOT / "examples" / "tiny.yaml", "--runs", runs, "--json", "--allow-broken")
+    assert done.returncode == 0, done.stderr
+    assert "broke its budget as an exported file" in done.stderr
+    artifacts = {Path(entry["folder"]).name for entry in json.loads(done.stdout)["artifacts"]}
+    assert len(artifacts) == 2
+    assert broken.name not in artifacts
+    assert [path.name for path in (runs / "tiny" / "replaced").iterdir()] == [broken.name]
+    chosen = json.loads((runs / "tiny" / "winners.json").read_text())
+    assert {f"{entry['target'].replace('/', '--')}--{entry['identifier']}" for entry in chosen} == artifacts
+    again = hwnas("run", ROOT / "examples" / "tiny.yaml", "--runs", runs, "--json", "--allow-broken")
+    assert {Path(entry["folder"]).name for entry in json.loads(again.stdout)["artifacts"]} == artifacts
 
 
 def test_nothing_in_the_run_folder_names_this_machine(tiny: subprocess.CompletedProcess[str], home: Path) -> None:
