@@ -110,9 +110,9 @@ def measure_cell(target: Target, space: SearchSpace[Any], section: ProfileSectio
     with progress_bar(f"profile {target}", 1.0) as advance:
         report = profile_target(target, space, section, folder, on_progress=advance)
     table = report.table
-    results = compare(table, space, section.seed)
-    again = second_look(table, space, folder)
     model = LatencyModel.fit(table, space, seed=section.seed, coverage=section.coverage)
+    results = compare(table, model, space, section.seed)
+    again = second_look(table, space, folder)
     results["model_second_look"] = evaluate(model, again)
     results["measured_twice"] = between(table.measured("held_out"), again)
     return {"scores": {name: scores.as_dict() for name, scores in results.items()}, **facts(report, model)}

@@ -89,7 +89,8 @@ def _space_and_profile(space: Any, overrides: Sequence[str]) -> tuple[SearchSpac
             f"unknown key {unknown[0]!r}; --set takes space.settings.KEY=VALUE and profile.KEY=VALUE here."
         )
     section = parse_section(SpaceSection, raw.get("space", {}), f"{space}: space")
-    profile_section = parse_section(ProfileSection, raw.get("profile", {}), f"{space}: profile")
+    seed = {"seed": raw["seed"]} if isinstance(raw.get("seed"), int) else {}
+    profile_section = parse_section(ProfileSection, {**seed, **(raw.get("profile") or {})}, f"{space}: profile")
     settings = dict(section.settings)
     if "data" in raw and not {"classes", "in_channels"} <= settings.keys():
         from hwnas.datasets.data import load_data
@@ -248,8 +249,16 @@ def _files_of(path: Path) -> Any:
 
     if not path.is_file():
         raise ModelFileError(f"{path} is not a file. Give an .onnx file, or the .xml of an OpenVINO model.")
-    beside = path.with_suffix(".bin")
-    return ModelFiles(path, (beside,) if path.suffix == ".xml" and beside.is_file() else ())
+    if path.suffix == ".onnx":
+        from hwnas.artifacts.references import external_files
+
+        beside = [path.parent / name for name in external_files(path)]
+        absent = [file.name for file in beside if not file.is_file()]
+        if absent:
+            raise ModelFileError(f"{path} keeps weights in {absent[0]!r}, which is not beside it. Copy both together.")
+        return ModelFiles(path, tuple(beside))
+    weights = path.with_suffix(".bin")
+    return ModelFiles(path, (weights,) if path.suffix == ".xml" and weights.is_file() else ())
 
 
 def measure(

@@ -77,14 +77,14 @@ class ArtifactError(HwnasError):
     """An artifact package that is incomplete, tampered with, or failed parity."""
 
 
-class StorageError(HwnasError):
-    """Writing failed (disk full, no permission); what was there before is intact."""
-
-
-class BrokenBudgetError(HwnasError):
-    """Verification ran, and a budget, parity or accuracy limit is broken."""
+class RefusedError(ArtifactError):
+    """An exported file that failed verification: it differs from torch, or lost too much accuracy."""
 
     exit_code = 1
+
+
+class StorageError(HwnasError):
+    """Writing failed (disk full, no permission); what was there before is intact."""
 
 
 class MeasurementFailure(HwnasError):

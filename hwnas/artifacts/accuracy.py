@@ -15,7 +15,7 @@ from hwnas.artifacts.parity import Runner, run_images, torch_outputs
 from hwnas.artifacts.records import GateEntry
 from hwnas.datasets.split import Split
 from hwnas.devices.models import LoadedModel
-from hwnas.errors import ArtifactError
+from hwnas.errors import RefusedError
 from hwnas.supernets.evaluation import resolve_metric
 
 _BATCH = 64
@@ -80,11 +80,11 @@ def check_gate(counts: GateEntry, precision: str, max_drop: float) -> None:
     """Raise if the exported file loses more images of the gate split than allowed.
 
     Raises:
-        ArtifactError: With the counts.
+        RefusedError: With the counts.
     """
     net = counts.lost - counts.gained
     if net > counts.allowed:
-        raise ArtifactError(
+        raise RefusedError(
             f"accuracy failed: on {counts.images} gate images {precision} gets {counts.correct} right, fp32 "
             f"{counts.fp32_correct} (lost {counts.lost}, gained {counts.gained}); a net loss of {counts.allowed} is "
             f"allowed (export.max_int8_drop={max_drop:g}). The file is no artifact and was removed. Raise "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from hwnas.artifacts.pipeline import weights_digest
 from hwnas.backends.base import EXPORT_RECORD
 from hwnas.devices.models import ModelFiles
 from hwnas.errors import ConfigError
-from hwnas.files import sha256_file, write_json
+from hwnas.files import write_json
 from hwnas.targets import Target
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ def onnx_given(path: Path, target: Target) -> Given:
         return files if calibration is None else _quantised(files, target.runtime, calibration)
 
     return Given(
-        digest=sha256_file(path),
+        # Of the whole model: weights that lie beside the file count, too.
+        digest=hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
         shape=shape[1:],
         reference="the ONNX reference evaluator",
         outputs=outputs,

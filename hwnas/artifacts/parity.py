@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwnas.artifacts.records import OutputParity
 from hwnas.devices.models import LoadedModel
-from hwnas.errors import ArtifactError
+from hwnas.errors import ArtifactError, RefusedError
 
 if TYPE_CHECKING:
     import torch
@@ -32,14 +32,14 @@ def compare_outputs(reference: NDArray[Any], found: NDArray[Any], tolerance: flo
     """Compare one output over images, both ``[n, ...]``; the relative L2 distance and cosine are of the worst image.
 
     Raises:
-        ArtifactError: Shapes differ or a value is not finite.
+        RefusedError: Shapes differ or a value is not finite.
     """
     if reference.shape != found.shape or reference.ndim == 0:
-        raise ArtifactError(f"an output has shape {found.shape} in the exported file, {reference.shape} in torch.")
+        raise RefusedError(f"an output has shape {found.shape} in the exported file, {reference.shape} in torch.")
     a = reference.reshape(len(reference), -1).astype(np.float64)
     b = found.reshape(len(found), -1).astype(np.float64)
     if not np.isfinite(b).all() or not np.isfinite(a).all():
-        raise ArtifactError("an output holds NaN or an infinity: the network or its exported file computes no numbers.")
+        raise RefusedError("an output holds NaN or an infinity: the network or its exported file computes no numbers.")
     norm_a, norm_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     tiny = np.finfo(np.float64).tiny
     return OutputParity(
@@ -105,7 +105,7 @@ def parity(
     """Run the exported file on the target and ``module`` in torch on the same real images ``[n, c, h, w]``.
 
     Raises:
-        ArtifactError: Outputs differ in number or shape, are not finite, or are further apart than the tolerance.
+        RefusedError: Outputs differ in number or shape, are not finite, or are further apart than the tolerance.
     """
     return check_parity(torch_outputs(module, images), run_images(session, loaded, images), loaded, precision)
 
@@ -116,16 +116,16 @@ def check_parity(
     """Compare outputs by position and hold them to the tolerance of ``precision``.
 
     Raises:
-        ArtifactError: As :func:`parity`.
+        RefusedError: As :func:`parity`.
     """
     names = [output.name for output in loaded.outputs]
     if len(names) != len(reference):
-        raise ArtifactError(f"the exported file has {len(names)} outputs ({', '.join(names)}), torch {len(reference)}.")
+        raise RefusedError(f"the exported file has {len(names)} outputs ({', '.join(names)}), torch {len(reference)}.")
     tolerance = TOLERANCE.get(precision)
     result = {name: compare_outputs(ours, found[name], tolerance) for name, ours in zip(names, reference, strict=True)}
     for name, entry in result.items():
         if tolerance is not None and entry.relative_l2 > tolerance:
-            raise ArtifactError(
+            raise RefusedError(
                 f"parity failed: output {name!r} on {loaded.runtime} is {entry.relative_l2:.2e} (relative L2, worst of "
                 f"{entry.images} images) from torch, the tolerance of {precision} is {tolerance:.0e}. "
                 "The file is no artifact and was removed; export for another runtime, or report the network."

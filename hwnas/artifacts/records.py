@@ -119,11 +119,12 @@ class Predicted(Record):
 
 
 class Measured(Record):
-    """Latency of the exported file on the target; ``low`` and ``high`` are its confidence interval."""
+    """Latency of the exported file on the target; ``low`` and ``high`` are its interval at ``confidence``."""
 
     value: float
     low: float
     high: float
+    confidence: float = Field(default=0.95, gt=0, lt=1)
     unit: str
     statistic: str
     percentiles: dict[str, float]

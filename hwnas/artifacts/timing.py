@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hwnas.artifacts.records import BudgetEntry, Measured
-from hwnas.artifacts.verification import verdict
+from hwnas.artifacts.verification import ATTEMPTS, verdict
 from hwnas.config import Budget
 from hwnas.devices.models import ModelFiles
 from hwnas.errors import ConfigError, MeasurementFailure
@@ -24,8 +24,18 @@ _PAUSE_MS = 50.0
 
 
 def protocol_of(rounds: int) -> Protocol:
-    """Return the protocol of one artifact's measurement: at most ``rounds`` rounds."""
-    return Protocol(rounds=rounds, min_rounds=min(_MIN_ROUNDS, rounds), pause_ms=_PAUSE_MS)
+    """Return the protocol of one artifact's measurement: at most ``rounds`` rounds.
+
+    A verdict may look at up to :data:`ATTEMPTS` measurements; each interval is so much wider that together they are wrong in
+    at most 5 % (Bonferroni).
+    """
+    return Protocol(
+        rounds=rounds,
+        min_rounds=min(_MIN_ROUNDS, rounds),
+        pause_ms=_PAUSE_MS,
+        confidence=1.0 - 0.05 / ATTEMPTS,
+        resamples=1000,
+    )
 
 
 def absolute(budget: Budget | None) -> Budget | None:
@@ -64,26 +74,27 @@ def judge(
     limit = budget.max_ms if budget else None
 
     def measure() -> Measurement:
-        result = measure_model(session, files, target, protocol, statistic, limit, reference=reference)
+        result = measure_model(session, files, target, protocol, statistic, reference=reference)
         if result.failure is not None:
             raise MeasurementFailure(*result.failure)
         return result
 
     if limit is None:
-        return measured_entry(measure()), ()
+        return measured_entry(measure(), protocol), ()
     outcome = verdict(measure, limit, statistic)
     entry = BudgetEntry(
         statistic=budget.statistic if budget else "p50", max_ms=limit, verdict=outcome.kind, tries=outcome.tries
     )
-    return measured_entry(outcome.decisive), (entry,)
+    return measured_entry(outcome.decisive, protocol), (entry,)
 
 
-def measured_entry(measurement: Measurement) -> Measured:
+def measured_entry(measurement: Measurement, protocol: Protocol) -> Measured:
     """Return what a manifest keeps of a measurement."""
     return Measured(
         value=measurement.value,
         low=measurement.low,
         high=measurement.high,
+        confidence=protocol.confidence,
         unit=measurement.unit,
         statistic=measurement.statistic,
         percentiles=measurement.percentiles,

@@ -27,7 +27,7 @@ from hwnas.artifacts.samples import COUNT, write_samples
 from hwnas.artifacts.timing import absolute, judge, protocol_of
 from hwnas.config import Budget, ExportSection
 from hwnas.devices.models import LoadedModel, ModelFiles
-from hwnas.errors import ArtifactError, ConfigError
+from hwnas.errors import ConfigError, RefusedError
 from hwnas.files import digest
 from hwnas.progress import Advance
 from hwnas.targets import Target
@@ -181,7 +181,7 @@ def _verify(
 def _check_cosine(parity: dict[str, OutputParity], loaded: LoadedModel) -> None:
     for name, entry in parity.items():
         if entry.tolerance is None and entry.cosine < MIN_COSINE:
-            raise ArtifactError(
+            raise RefusedError(
                 f"parity failed: output {name!r} on {loaded.runtime} has cosine {entry.cosine:.3f} to the source on the "
                 f"worst of {entry.images} inputs, at least {MIN_COSINE} is needed. The file is no artifact and was "
                 "removed. Give more or other samples to calibrate with, or export in fp32."

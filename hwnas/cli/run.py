@@ -18,7 +18,7 @@ def run(
 ) -> None:
     """Profile, fit, train, search, fine-tune, export, verify and report. The same command resumes what was stopped.
 
-    Leaves with 1 if a budget is broken, 2 if the input is wrong.
+    Leaves with 1 if a budget is broken or a file failed verification, 2 if the input is wrong.
     """
     from hwnas import api
     from hwnas.reporting.tables import print_manifests
@@ -28,6 +28,8 @@ def run(
         print_json(summary.as_dict())
     else:
         print_manifests([artifact.manifest for artifact in summary.artifacts])
+        for name, reason in summary.refused.items():
+            print(f"refused: {name}: {reason}")
         print(f"report: {summary.report}")
-    if summary.broken and not allow_broken:
+    if summary.refused or (summary.broken and not allow_broken):
         raise typer.Exit(1)

@@ -132,8 +132,10 @@ def test_retest(rows: Sequence[LatencyRow]) -> Scores | None:
     return score(pairs[:, 0], pairs[:, 1]) if len(pairs) else None
 
 
-def compare(table: LatencyTable, space: SearchSpace[Architecture], seed: int = 0) -> dict[str, Scores]:
-    """Score the latency model, its baselines and the repeated measurement on the held-out rows of a table.
+def compare(
+    table: LatencyTable, model: LatencyModel, space: SearchSpace[Architecture], seed: int = 0
+) -> dict[str, Scores]:
+    """Score a table's latency model, its baselines and the repeated measurement on the held-out rows.
 
     Returns:
         Name -> scores: ``model``, ``without_lut``, ``block_lut`` (if kernels were profiled), ``macs``, ``test_retest``
@@ -143,7 +145,6 @@ def compare(table: LatencyTable, space: SearchSpace[Architecture], seed: int = 0
         TableError: No held-out rows, or too few rows to fit on.
     """
     train, held_out = table.measured("train", "search"), table.measured("held_out")
-    model = LatencyModel.fit(table, space, seed=seed)
     results = {"model": evaluate(model, held_out)}
     results["without_lut"] = evaluate(LatencyModel.fit(table, space, use_lut=False, seed=seed), held_out)
     extractor, measured = model.extractor, latencies_of(held_out)

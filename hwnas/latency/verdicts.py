@@ -37,6 +37,9 @@ from hwnas.targets import Target
 MODEL = "model"
 """Row key of the model under test."""
 
+LOOK = 4
+"""Rounds between two looks at the interval: each costs a bootstrap, and few looks bias it least."""
+
 _FEWEST_ROUNDS = 3
 
 
@@ -90,13 +93,14 @@ class _Rounds:
         values = {"raw": level, "corrected": corrected, "value": used, "low": float(low[0]), "high": float(high[0])}
         return {name: float(np.exp(value)) for name, value in values.items()} | {"shifted": float(use)}, drift
 
-    def enough(self, values: dict[str, float], budget: float | None) -> bool:
-        """Whether the interval is narrow enough, and says on which side of the budget the model is."""
+    def enough(self, values: dict[str, float]) -> bool:
+        """Whether the interval is narrow enough.
+
+        A budget has no say: stopping as soon as the interval lies on one side of it would let chance decide.
+        """
         if len(self.model) < self.protocol.min_rounds:
             return False
-        narrow = (values["high"] - values["low"]) / (2.0 * values["value"]) <= self.protocol.target_half_width
-        decided = budget is None or values["high"] <= budget or values["low"] > budget
-        return narrow and decided
+        return (values["high"] - values["low"]) / (2.0 * values["value"]) <= self.protocol.target_half_width
 
 
 def measure_model(
@@ -105,14 +109,13 @@ def measure_model(
     target: Target,
     protocol: Protocol | None = None,
     statistic: str = "p50",
-    budget_ms: float | None = None,
     *,
     reference: Mapping[str, float] | None = None,
 ) -> Measurement:
     """Measure one model with the canaries beside it.
 
-    Stops when the interval's half-width is at most ``protocol.target_half_width`` and, with a budget, the budget lies
-    outside it; or after ``protocol.rounds`` rounds (then marked ``unconverged``).
+    Stops when the interval's half-width is at most ``protocol.target_half_width``, which is looked at every
+    :data:`LOOK` rounds, or after ``protocol.rounds`` rounds (then marked ``unconverged``).
 
     Args:
         session: Open session of the device.
@@ -120,7 +123,6 @@ def measure_model(
         target: What it runs on.
         protocol: How it is measured; 30 rounds unless given.
         statistic: The budget's statistic: ``p50``, ``p90`` or ``p99``.
-        budget_ms: The budget, in the session's unit.
         reference: Canary latencies of the target's latency table; without it nothing is normalised.
 
     Returns:
@@ -142,7 +144,7 @@ def measure_model(
             try:
                 loaded = session.load(files, target)
                 handles[MODEL] = loaded.handle
-                result = _measure(session, handles, _Rounds(protocol, statistic, reference), budget_ms)
+                result = _measure(session, handles, _Rounds(protocol, statistic, reference))
             except MeasurementFailure as failure:
                 return Measurement.failed(MODEL, failure.kind, failure.detail, unit_of(session))
         finally:
@@ -165,7 +167,7 @@ def _unload(session: Any, handle: str) -> None:
         return
 
 
-def _measure(session: Any, handles: dict[str, str], rounds: _Rounds, budget: float | None) -> Measurement:
+def _measure(session: Any, handles: dict[str, str], rounds: _Rounds) -> Measurement:
     protocol = rounds.protocol
     session.burst_round(list(handles.values()), WARM_UP)
     failures: list[tuple[str, str]] = []
@@ -183,12 +185,15 @@ def _measure(session: Any, handles: dict[str, str], rounds: _Rounds, budget: flo
                 raise MeasurementFailure(*failures[-1])
             continue
         rounds.add(cells)
-        if len(rounds.model) >= _FEWEST_ROUNDS:
+        done = len(rounds.model)
+        if done >= _FEWEST_ROUNDS and (done % LOOK == 0 or number == protocol.rounds - 1):
             values, drift = rounds.estimate()
-            converged = rounds.enough(values, budget)
+            converged = rounds.enough(values)
         if converged:
             break
         time.sleep(protocol.pause_ms / 1000.0)
+    if not values and len(rounds.model) >= _FEWEST_ROUNDS:
+        values, drift = rounds.estimate()
     if not values:
         raise MeasurementFailure("unstable", f"fewer than {_FEWEST_ROUNDS} of {protocol.rounds} rounds succeeded")
     return _measurement(session, rounds, values, drift, converged)

@@ -11,7 +11,7 @@ from hwnas.artifacts.export import STEPS, export_winner
 from hwnas.artifacts.pipeline import Artifact
 from hwnas.config import Budget
 from hwnas.devices.session import open_session
-from hwnas.errors import ArtifactError, HwnasError, MeasurementFailure
+from hwnas.errors import HwnasError, MeasurementFailure, ModelFileError, RefusedError
 from hwnas.finetuning.winner import Winner
 from hwnas.latency.model import LatencyModel
 from hwnas.progress import Advance, progress_bar
@@ -31,7 +31,7 @@ def artifact_name(pick: Pick) -> str:
 def _refusals(refused: dict[str, HwnasError], name: str) -> Iterator[None]:
     try:
         yield
-    except (ArtifactError, MeasurementFailure) as error:
+    except (RefusedError, ModelFileError, MeasurementFailure) as error:
         refused[name] = error
 
 

@@ -23,6 +23,22 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
+EXTENDABLE = (
+    "train.time_budget_minutes",
+    "train.checkpoint_minutes",
+    "search.time_budget_minutes",
+    "search.iterations",
+)
+
+
+def _fixed(config: dict[str, Any], *, budgets: bool) -> dict[str, Any]:
+    """Return the leaves of a configuration that may not change in an unfinished run, with or without its budgets."""
+    leaves = {key: value for key, value in _flatten(config).items() if key not in EXTENDABLE}
+    if not budgets:
+        leaves["targets"] = [entry["target"] for entry in config["targets"]]
+    return leaves
+
+
 def table_folder(run_folder: Path, target: Target) -> Path:
     """Return the folder of a target's table and model in a run folder, whether or not it exists."""
     return run_folder / "tables" / target.slug
@@ -66,7 +82,9 @@ class RunFolder:
             )
         except (ValueError, yaml.YAMLError) as error:
             raise RunFolderError(f"{stored} is damaged ({error}). Restore it, or choose another run name.") from error
-        if theirs != mine:
+        if theirs != mine and self._may_change(theirs, mine):
+            write_text(stored, yaml.safe_dump(mine, sort_keys=False))
+        elif theirs != mine:
             old, new = _flatten(theirs), _flatten(mine)
             keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
             shown = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} asked" for key in keys[:4])
@@ -74,6 +92,16 @@ class RunFolder:
                 f"{self.path} belongs to another configuration ({shown}{'; ...' if len(keys) > 4 else ''}). "
                 f"Keep it and start another run with --set name={self.config.name}-2, or give the old settings to resume."
             )
+
+    def _may_change(self, theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
+        """Whether what was done so far also belongs to the configuration asked for.
+
+        Until winners are chosen a run may be given more time and iterations; until it searches, other budgets.
+        """
+        if (self.path / "shortlist.json").exists():
+            return False
+        searching = (self.path / "search_state.json").exists()
+        return _fixed(theirs, budgets=searching) == _fixed(mine, budgets=searching)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -90,14 +118,18 @@ class RunFolder:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Log how long a step took, once it has succeeded."""
-        start = time.monotonic()
-        yield
-        self._steps.append({"step": name, "seconds": round(time.monotonic() - start, 3), "ended": int(time.time())})
+        """Log how long a step took, and whether it succeeded; an attempt that was killed leaves no record."""
+        start, succeeded = time.monotonic(), False
+        try:
+            yield
+            succeeded = True
+        finally:
+            seconds = round(time.monotonic() - start, 3)
+            self._steps.append({"step": name, "seconds": seconds, "ended": int(time.time()), "succeeded": succeeded})
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """Steps that succeeded, in order."""
+        """Steps in order, failed attempts among them."""
         return list(self._steps.records)
 
     def table(self, target: Target) -> Path:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hwnas.artifacts.pipeline import Artifact
-from hwnas.errors import ArtifactError, HwnasError
+from hwnas.errors import HwnasError, RefusedError
 from hwnas.files import read_json
 from hwnas.finetuning.winner import Winner
 from hwnas.reporting.html import write_report
-from hwnas.runs.exporting import export_stage
+from hwnas.runs.budgets import problem_of
+from hwnas.runs.exporting import artifact_name, export_stage
 from hwnas.runs.profiling import profile_stage
 from hwnas.runs.replacing import replace_failed
 from hwnas.runs.searching import search_stage
 from hwnas.runs.session import Run
 from hwnas.runs.shortlist import SHORTLIST, Pick, shortlist_stage
 from hwnas.runs.training import train_stage
-from hwnas.runs.winning import WINNERS, finetune_stage
+from hwnas.runs.winning import finetune_stage, finetuned
 from hwnas.strategies.state import SearchResult, read_result
 from hwnas.supernets.training import TrainReport
 from hwnas.targets import Target
@@ -35,11 +36,13 @@ class Summary:
         run_folder: The run's folder.
         artifacts: One per target and winner.
         report: The HTML report.
+        refused: Name -> why no artifact was made of a winner.
     """
 
     run_folder: Path
     artifacts: tuple[Artifact, ...]
     report: Path
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def broken(self) -> bool:
@@ -52,6 +55,7 @@ class Summary:
             "run_folder": str(self.run_folder),
             "report": str(self.report),
             "broken": self.broken,
+            "refused": dict(self.refused),
             "artifacts": [artifact.as_dict() for artifact in self.artifacts],
         }
 
@@ -60,13 +64,11 @@ def raise_refused(refused: Mapping[str, HwnasError], folder: Path) -> None:
     """Raise one error for all files that were refused.
 
     Raises:
-        ArtifactError: There is at least one.
+        RefusedError: There is at least one.
     """
     if refused:
         reasons = " ".join(f"{name}: {error}" for name, error in refused.items())
-        raise ArtifactError(
-            f"{len(refused)} of the winners could not be shipped; the others are in {folder}. {reasons}"
-        )
+        raise RefusedError(f"{len(refused)} of the winners could not be shipped; the others are in {folder}. {reasons}")
 
 
 class Pipeline:
@@ -91,36 +93,41 @@ class Pipeline:
         report = self.run.folder.supernet / "training.json"
         if (self.run.folder.path / "search_state.json").exists() and report.exists():
             return TrainReport(**read_json(report))
-        with self._logged("train", self.run.folder.supernet / "training.json"):
+        with self._logged("train", report.exists()):
             return train_stage(self.run)
 
     def searched(self) -> SearchResult:
-        """Search, profiling and training first if that is missing; frozen once the winners were chosen."""
+        """Search, profiling and training first if that is missing; frozen once the winners were chosen.
+
+        Raises:
+            BudgetError: No architecture can keep a budget; said before anything is trained.
+        """
         self.profiled()
+        problem_of(self.run).check_budgets()
         self.trained()
         if (self.run.folder.path / SHORTLIST).exists():
             return read_result(self.run.folder.search)
-        with self._logged("search", self.run.folder.path / SHORTLIST):
+        with self._logged("search", False):
             return search_stage(self.run)
 
     def picked(self) -> tuple[SearchResult, list[Pick]]:
         """Measure the candidates of every target and choose the winners."""
         result = self.searched()
-        with self._logged("measure candidates", self.run.folder.path / SHORTLIST):
+        with self._logged("measure candidates", (self.run.folder.path / SHORTLIST).exists()):
             return result, shortlist_stage(self.run, result)
 
     def finetuned(self) -> tuple[list[Pick], Mapping[str, Winner]]:
         """Fine-tune the winners."""
         self.run.use_threads()
         result, picks = self.picked()
-        with self._logged("fine-tune", self.run.folder.path / WINNERS):
+        with self._logged("fine-tune", finetuned(self.run)):
             return finetune_stage(self.run, result, picks)
 
     def exported(self, output: Path | None = None, target: Target | None = None) -> list[Artifact]:
         """Export the winners and verify the files.
 
         Raises:
-            ArtifactError: A file was refused; the others were exported.
+            RefusedError: A file was refused; the others were exported.
         """
         artifacts, refused = self.attempted(output, target)
         raise_refused(refused, output or self.run.folder.path)
@@ -136,7 +143,8 @@ class Pipeline:
         while True:
             picks, winners = self.finetuned()
             chosen = [pick for pick in picks if target in (None, pick.target)]
-            with self._logged("export and verify", self.run.folder.artifacts):
+            places = [(output or self.run.folder.artifacts) / artifact_name(pick) for pick in chosen]
+            with self._logged("export and verify", all(place.exists() for place in places)):
                 artifacts, refused = export_stage(self.run, chosen, winners, output)
             if output is not None or target is not None:
                 return artifacts, refused
@@ -144,12 +152,12 @@ class Pipeline:
                 return artifacts, refused
 
     def reported(self) -> Summary:
-        """Do everything and write the report."""
+        """Do everything and write the report; what was refused is part of the answer."""
         artifacts, refused = self.attempted()
         report = write_report(self.run.folder.path)
-        raise_refused(refused, self.run.folder.path)
-        return Summary(self.run.folder.path, tuple(artifacts), report)
+        reasons = {name: str(error) for name, error in refused.items()}
+        return Summary(self.run.folder.path, tuple(artifacts), report, reasons)
 
-    def _logged(self, name: str, finished: Path) -> AbstractContextManager[None]:
+    def _logged(self, name: str, finished: bool) -> AbstractContextManager[None]:
         """Log the time of a step that was not finished before."""
-        return nullcontext() if finished.exists() else self.run.folder.step(name)
+        return nullcontext() if finished else self.run.folder.step(name)

@@ -89,7 +89,7 @@ def fit_folder(
     model = LatencyModel.fit(table, space, seed=seed, coverage=coverage)
     model.save(folder / MODEL_FOLDER)
     held_out = table.measured("held_out")
-    scores = compare(table, space, seed) if held_out else {}
+    scores = compare(table, model, space, seed) if held_out else {}
     rows = table.measured()
     prediction = model.predict(encodings_of(rows))
     points = [

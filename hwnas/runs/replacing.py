@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hwnas.artifacts.pipeline import Artifact
+from hwnas.errors import HwnasError, ModelFileError, RefusedError
 from hwnas.files import write_json
 from hwnas.runs.exporting import artifact_name
 from hwnas.runs.session import Run
@@ -14,6 +16,11 @@ from hwnas.runs.winning import WINNERS
 
 REPLACED = "replaced"
 """Folder of a run that keeps the artifacts whose winners gave way."""
+
+
+def names(folder: Path) -> set[str]:
+    """Return the names in a folder, none if it is absent."""
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _spare(run: Run, failed: Pick, taken: set[str], stretch: float) -> Pick | None:
@@ -34,45 +41,45 @@ def _stretch(pick: Pick, artifact: Artifact | None) -> float:
 
 
 def replace_failed(
-    run: Run, picks: Sequence[Pick], artifacts: Sequence[Artifact], refused: Mapping[str, object]
+    run: Run, picks: Sequence[Pick], artifacts: Sequence[Artifact], refused: Mapping[str, HwnasError]
 ) -> bool:
     """Let spare candidates take the place of winners that failed; returns whether there is anything new to export.
 
-    The artifact of a winner that gave way is moved to the run's :data:`REPLACED` folder, then ``winners.json`` names its
-    successor, so that an interrupted run goes on with either.
+    ``winners.json`` names the successor, then the artifact of the winner that gave way is moved to the run's
+    :data:`REPLACED` folder; a run interrupted in between goes on with the successor.
 
     Args:
         run: The run.
         picks: The winners as exported.
         artifacts: Their artifacts.
-        refused: Names of artifacts (see ``artifact_name``) that failed parity or the int8 gate.
+        refused: Name (see ``artifact_name``) -> why there is no artifact; who could merely not be measured stays.
     """
     made = {artifact.folder.name: artifact for artifact in artifacts}
     before = run.path / REPLACED
-    gone = {path.name for path in before.iterdir()} if before.is_dir() else set()
+    gone = names(before)
     chosen = list(picks)
     for index, pick in enumerate(chosen):
         name = artifact_name(pick)
         artifact = made.get(name)
-        if name not in refused and (artifact is None or not artifact.broken):
+        failed = isinstance(refused.get(name), (RefusedError, ModelFileError))
+        if not failed and (artifact is None or not artifact.broken):
             continue
         prefix = f"{pick.target.slug}--"
         taken = {entry.identifier for entry in chosen if entry.target == pick.target}
-        taken |= {entry.removeprefix(prefix) for entry in gone if entry.startswith(prefix)}
+        taken |= {
+            entry.removeprefix(prefix) for entry in gone | names(run.folder.artifacts) if entry.startswith(prefix)
+        }
         spare = _spare(run, pick, taken, _stretch(pick, artifact))
         if spare is None:
             continue
         print(f"{pick.target}: {pick.identifier} {_why(artifact)}; {spare.identifier} takes its place", file=sys.stderr)
-        before.mkdir(exist_ok=True)
-        if artifact is not None:
-            artifact.folder.rename(before / name)
-        else:
-            (before / name).mkdir(exist_ok=True)
         chosen[index] = spare
-    changed = chosen != list(picks)
-    if changed:
         write_json(run.path / WINNERS, [pick.as_dict() for pick in chosen])
-    return changed
+        moved = before / name
+        moved.mkdir(parents=True, exist_ok=True)
+        if artifact is not None:
+            artifact.folder.rename(moved / f"{len(list(moved.iterdir())) + 1}")
+    return chosen != list(picks)
 
 
 def _why(artifact: Artifact | None) -> str:

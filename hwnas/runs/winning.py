@@ -11,7 +11,7 @@ import numpy as np
 
 from hwnas.files import read_json, write_json
 from hwnas.finetuning.two_step import finetune, try_out
-from hwnas.finetuning.winner import Winner
+from hwnas.finetuning.winner import DESCRIPTION, Winner
 from hwnas.progress import Advance, progress_bar
 from hwnas.runs.searching import searched_supernet
 from hwnas.runs.session import Run
@@ -22,6 +22,15 @@ from hwnas.targets import Target
 
 WINNERS = "winners.json"
 """Which of the shortlisted architectures each target exports; its presence says that fine-tuning is over."""
+
+
+def finetuned(run: Run) -> bool:
+    """Return whether the winners are chosen and each is finished."""
+    path = run.path / WINNERS
+    chosen = read_json(path) if path.exists() else None
+    return chosen is not None and all(
+        (run.folder.winner(entry["identifier"]) / DESCRIPTION).exists() for entry in chosen
+    )
 
 
 @dataclass(frozen=True)

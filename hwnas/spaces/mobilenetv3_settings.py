@@ -57,7 +57,7 @@ class MobileNetV3Settings(Section):
         head_channels: Channels of the final expansion and of the feature mix at width 1.0.
     """
 
-    classes: int = Field(ge=2)
+    classes: int = Field(default=1000, ge=2)
     in_channels: int = Field(default=3, ge=1)
     resolutions: tuple[int, ...] = Field(default=(128, 160, 192, 224))
     widths: tuple[float, ...] = Field(default=(1.0, 1.2))

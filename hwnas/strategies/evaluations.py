@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwnas.errors import ConfigError
 from hwnas.files import Journal
 from hwnas.spaces.base import IntArray
 from hwnas.strategies.archive import key_of, members_of
@@ -78,7 +79,10 @@ class Evaluations:
     def _evaluate_rows(self, X: IntArray, rows: list[int], costs: Costs, version: int, generation: int) -> None:
         accuracy = np.asarray(self._evaluate(X[rows]), dtype=np.float64).ravel()
         if len(accuracy) != len(rows) or not np.isfinite(accuracy).all():
-            raise ValueError(f"evaluate() must return {len(rows)} finite accuracies, got {accuracy.tolist()}")
+            raise ConfigError(
+                f"search.metric must give one finite number per network, got {accuracy.tolist()} for {len(rows)}. "
+                "Mend the metric, or choose top1."
+            )
         for member in members_of(X[rows], accuracy, costs.take(rows), generation, version):
             found = self._generation.setdefault(member.key, generation)
             record = {

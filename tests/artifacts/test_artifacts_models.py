@@ -12,16 +12,19 @@ import onnx
 import pytest
 import torch
 from artifacts_support import SIDE, small_onnx
+from onnx import numpy_helper
 from PIL import Image
 
+import hwnas
 from hwnas.artifacts.export import export_model, verify_artifact
+from hwnas.artifacts.pipeline import Artifact
 from hwnas.backends.onnxruntime import OnnxRuntimeBackend
 from hwnas.backends.openvino import OpenVinoBackend
 from hwnas.config import Budget, ExportSection
-from hwnas.datasets.images import square_pixels
+from hwnas.datasets.images import decode_picture, square_pixels
 from hwnas.datasets.preprocessing import Preprocessing
 from hwnas.devices.session import Session, open_session
-from hwnas.errors import ConfigError, ModelFileError
+from hwnas.errors import ArtifactError, ConfigError, ModelFileError
 from hwnas.targets import Target, find_device
 
 SECTION = ExportSection(rounds=5)
@@ -65,6 +68,41 @@ def test_an_onnx_file_becomes_an_artifact(tmp_path: Path, session: Session, runt
     assert made.manifest.licence.weights.startswith("unknown")
     assert "Not evaluated" in (made.folder / "README.md").read_text()
     assert verify_artifact(made.folder, session=session, rounds=5).passed
+
+
+def test_weights_beside_an_onnx_file_belong_to_it(tmp_path: Path, session: Session) -> None:
+    source = tmp_path / "mine.onnx"
+
+    def save(scale: float) -> None:
+        model = small_onnx()
+        for tensor in model.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if values.dtype == np.float32:
+                tensor.CopyFrom(numpy_helper.from_array(values * np.float32(scale), tensor.name))
+        (tmp_path / "mine.data").unlink(missing_ok=True)
+        onnx.save(model, source, save_as_external_data=True, location="mine.data", size_threshold=0)
+
+    def export() -> Artifact:
+        return export_model(
+            source,
+            target=Target("local", "onnxruntime", "fp32"),
+            backend=OnnxRuntimeBackend(),
+            session=session,
+            folder=tmp_path / "made",
+            section=SECTION,
+        )
+
+    save(1.0)
+    before, made = source.read_bytes(), export()
+    assert hwnas.measure(source, "local/onnxruntime-fp32", rounds=5)["value"] > 0
+    assert export().manifest == made.manifest
+    save(2.0)
+    assert source.read_bytes() == before
+    with pytest.raises(ArtifactError, match="never overwritten"):
+        export()
+    (tmp_path / "mine.data").unlink()
+    with pytest.raises(ModelFileError, match=r"'mine\.data', which is not beside it"):
+        hwnas.measure(source, "local/onnxruntime-fp32")
 
 
 def test_a_torch_module_by_import_path_in_batches(
@@ -186,6 +224,24 @@ def test_infer_script_crops_and_resizes_pictures_as_the_data_set_did(package: Pa
     assert np.abs(found - expected.astype(float)).max() <= 2
     gray = script.centre_square(script.to_channels(np.asarray(picture), "gray"), 16)
     assert np.abs(gray - square_pixels(picture.convert("L"), 16)[None].astype(float)).max() <= 2
+
+
+def test_infer_script_turns_pictures_upright_and_narrows_wide_ones_as_the_data_set_does(
+    package: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    upright = Image.fromarray(rng.integers(0, 256, (24, 36, 3), dtype=np.uint8))
+    exif = upright.getexif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(rng.integers(0, 65536, (20, 20), dtype=np.uint16)).save(tmp_path / "wide.png")
+    Image.fromarray(rng.integers(0, 256, (20, 20, 2), dtype=np.uint8), "LA").save(tmp_path / "alpha.png")
+    script = infer_module(package)
+    for name, channels in (("turned.png", "RGB"), ("wide.png", "gray"), ("alpha.png", "gray")):
+        expected = decode_picture((tmp_path / name).read_bytes(), 16, name).astype(float)
+        found = script.centre_square(script.to_channels(script.read_image(tmp_path / name), channels), 16)
+        expected = expected.transpose(2, 0, 1) if expected.ndim == 3 else expected[None]
+        assert np.abs(found - expected).max() <= 2, name
 
 
 def test_infer_script_reads_files_and_names_labels(

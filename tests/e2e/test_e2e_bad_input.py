@@ -55,6 +55,16 @@ def test_a_budget_that_even_the_smallest_breaks(hwnas: Hwnas, tmp_path: Path) ->
     targets = [{"target": "simulated-reference/simulated-fp32", "budget": {"max_ms": 1e-6}}]
     result = hwnas("search", run_file(tmp_path, targets=targets), "--runs", tmp_path / "runs")
     refused(result, "simulated-reference/simulated-fp32", "% above it", "nearest budget that can be kept is")
+    (run_folder,) = (tmp_path / "runs").iterdir()
+    assert not (run_folder / "supernet").exists(), "nothing is trained for a budget that cannot be kept"
+    nearest = float(result.stderr.split("nearest budget that can be kept is ")[1].split()[0])
+    table = (next((run_folder / "tables").iterdir()) / "table.jsonl").read_bytes()
+    targets[0]["budget"] = {"max_ms": 2 * nearest}
+    again = hwnas("search", run_file(tmp_path, targets=targets), "--runs", tmp_path / "runs", "--json")
+    assert again.returncode == 0, again.stderr
+    assert (next((run_folder / "tables").iterdir()) / "table.jsonl").read_bytes() == table
+    targets[0]["budget"] = {"max_ms": 3 * nearest}
+    refused(hwnas("search", run_file(tmp_path, targets=targets), "--runs", tmp_path / "runs"), "another configuration")
 
 
 def test_unknown_key(hwnas: Hwnas, tmp_path: Path) -> None:

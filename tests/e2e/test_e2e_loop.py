@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -32,9 +33,10 @@ def test_the_loop_ends_in_verified_artifacts(tiny: subprocess.CompletedProcess[s
         assert manifest["accuracy"]["test"] > 0.8
         assert manifest["predicted"]["low"] <= manifest["predicted"]["value"] <= manifest["predicted"]["high"]
         assert manifest["measured"]["low"] <= manifest["measured"]["value"] <= manifest["measured"]["high"]
-        assert manifest["budgets"][0]["verdict"] in ("kept", "broken")
+        assert [budget["verdict"] for budget in manifest["budgets"]] == ["kept"]
     report = (home / result["report"]).read_text()
-    assert "http://" not in report.split("<script", 1)[0]
+    loaded = re.findall(r"""(?:src|href)=["']?(?!#|data:)([^"' >]+)|@import|url\((?!["']?data:)""", report)
+    assert loaded == [], "the report opens offline"
     assert all(a["manifest"]["name"].split("--")[-1] in report for a in result["artifacts"])
 
 
@@ -79,6 +81,12 @@ def test_a_winner_that_breaks_its_budget_as_a_file_gives_way_to_the_next_candida
     assert [path.name for path in (runs / "tiny" / "replaced").iterdir()] == [broken.name]
     chosen = json.loads((runs / "tiny" / "winners.json").read_text())
     assert {f"{entry['target'].replace('/', '--')}--{entry['identifier']}" for entry in chosen} == artifacts
+    (runs / "tiny" / "artifacts" / sorted(artifacts)[0] / "notes.txt").write_text("mine")
+    stray = hwnas("run", ROOT / "examples" / "tiny.yaml", "--runs", runs)
+    assert stray.returncode == 2
+    assert "notes.txt is not in manifest.json" in stray.stderr
+    assert json.loads((runs / "tiny" / "winners.json").read_text()) == chosen, "a stray file replaces no winner"
+    (runs / "tiny" / "artifacts" / sorted(artifacts)[0] / "notes.txt").unlink()
     again = hwnas("run", ROOT / "examples" / "tiny.yaml", "--runs", runs, "--json", "--allow-broken")
     assert {Path(entry["folder"]).name for entry in json.loads(again.stdout)["artifacts"]} == artifacts
 
@@ -178,7 +186,6 @@ def test_predict_and_measure_agree_in_form(tiny: subprocess.CompletedProcess[str
     row = json.loads(measured.stdout)
     assert row["low"] <= row["value"] <= row["high"]
     assert row["unit"] == "ms"
-    assert row["grade"] in ("A", "B", "C")
 
 
 def test_tables_and_report_of_a_run(tiny: subprocess.CompletedProcess[str], hwnas: object, home: Path) -> None:
@@ -187,7 +194,7 @@ def test_tables_and_report_of_a_run(tiny: subprocess.CompletedProcess[str], hwna
     assert {entry["target"] for entry in listed} >= {"local/onnxruntime-fp32-t1-b1", "local/openvino-int8-t1-b1"}
     shown = json.loads(hwnas("tables", "show", folder / "local--openvino-int8-t1-b1", "--json").stdout)  # type: ignore[operator]
     config = load_run_config(ROOT / "examples" / "tiny.yaml")
-    assert shown["rows"] == config.profile.networks + config.profile.held_out or shown["failures"] == 0
+    assert (shown["rows"], shown["failures"]) == (config.profile.networks + config.profile.held_out, 0)
     fitted = hwnas("fit", folder / "local--openvino-int8-t1-b1", "--json")  # type: ignore[operator]
     assert fitted.returncode == 0, fitted.stderr
     assert hwnas("report", home / "runs" / "tiny").returncode == 0  # type: ignore[operator]

@@ -35,8 +35,10 @@ def test_held_out_networks_are_predicted_to_the_noise(model: LatencyModel, table
     assert 0.75 <= scores.coverage <= 1.0
 
 
-def test_comparison_names_baselines_and_ceiling(table: LatencyTable, space: MobileNetV3Space) -> None:
-    results = compare(table, space)
+def test_comparison_names_baselines_and_ceiling(
+    model: LatencyModel, table: LatencyTable, space: MobileNetV3Space
+) -> None:
+    results = compare(table, model, space)
     assert set(results) == {"model", "without_lut", "block_lut", "macs", "test_retest"}
     assert results["model"].mape < 0.5 * results["macs"].mape
     assert results["test_retest"].mape == pytest.approx(0.01, abs=0.001)

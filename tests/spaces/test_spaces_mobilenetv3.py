@@ -174,9 +174,9 @@ def test_bad_settings_are_refused_by_name(changes: dict[str, object], named: str
         MobileNetV3Space(**{"classes": 10, **changes})
 
 
-def test_missing_classes_is_named() -> None:
-    with pytest.raises(SpaceError, match="'classes' is missing"):
-        MobileNetV3Space()
+def test_without_settings_it_is_the_published_space_for_imagenet() -> None:
+    space = MobileNetV3Space()
+    assert (space.classes, space.in_channels, len(space.stages)) == (1000, 3, 5)
 
 
 def test_foreign_architectures_are_refused() -> None:

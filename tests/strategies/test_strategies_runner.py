@@ -16,7 +16,7 @@ from filelock import FileLock
 sys.path.insert(0, str(Path(__file__).parent))
 from search_worker import SECTION, Weights, search
 
-from hwnas.errors import BudgetError, RunFolderError
+from hwnas.errors import BudgetError, ConfigError, RunFolderError
 from hwnas.strategies.natv2 import NatV2
 from hwnas.strategies.problem import Problem
 from hwnas.strategies.random_search import RandomSearch
@@ -224,7 +224,7 @@ def test_adaptation_needs_checkpoints(tmp_path: Path) -> None:
 
 def test_an_accuracy_that_is_no_number_stops_the_search(tmp_path: Path) -> None:
     problem = macs_problem(ToySpace())
-    with pytest.raises(ValueError, match="1 finite accuracies"):
+    with pytest.raises(ConfigError, match=r"search\.metric must give one finite number"):
         run_search(NatV2(problem, SECTION), problem, evaluate=lambda X: np.array([np.nan]), folder=tmp_path)
 
 

@@ -69,7 +69,8 @@ class OpenVinoModel:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_CPU_PINNING": False,
+            # With one thread OpenVINO would undo the caller's own pinning at every inference.
+            "ENABLE_CPU_PINNING": threads == 1,
         }
         compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
         self.request = compiled.create_infer_request()
@@ -170,11 +171,21 @@ def read_image(path: str | os.PathLike[str]) -> Array:
     if path.suffix in (".pgm", ".ppm"):
         return read_netpbm(path.read_bytes())
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise NotHere(f"{path} needs Pillow (pip install pillow); .npy, .pgm and .ppm do not") from error
     with Image.open(path) as image:
-        return np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "I;16", "F") else "RGB"))
+        return plain_pixels(ImageOps.exif_transpose(image))
+
+
+def plain_pixels(image: Any) -> Array:
+    """Return gray or RGB pixels as in training: 16-bit gray keeps its upper 8 bits, transparency is dropped."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        return (values >> 8 if values.size and values.max() > 255 else values).clip(0, 255).astype(np.uint8)
+    if image.mode == "F":
+        raise ValueError("floating-point pictures have no defined range; store 8 or 16 bits a channel")
+    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
 
 
 def read_netpbm(data: bytes) -> Array:
