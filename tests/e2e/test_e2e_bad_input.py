@@ -98,7 +98,7 @@ def test_precision_that_contradicts_the_target(hwnas: Hwnas, tmp_path: Path) -> 
 def test_a_file_that_is_no_onnx(hwnas: Hwnas, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a model at all" * 20)
-    refused(hwnas("measure", path, "--target", "local/onnxruntime-fp32", "--rounds", "5"), "load_failed")
+    refused(hwnas("measure", path, "--target", "local/onnxruntime-fp32", "--rounds", "5"), "is not an ONNX file")
     refused(hwnas("export", path, "--target", "local/onnxruntime-fp32", "--output", tmp_path / "out"), "model.onnx")
     refused(hwnas("measure", tmp_path / "none.onnx", "--target", "local/onnxruntime-fp32"), "is not a file")
     assert not any((tmp_path / "out").glob("*"))
