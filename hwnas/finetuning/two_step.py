@@ -90,7 +90,7 @@ class TwoStep:
         self.folder = folder
         self.metric = metric
         self.score: Metric = resolve_metric(metric)
-        self.setting = LossSetting(distillation=section.distillation)
+        self.setting = LossSetting(section.label_smoothing, section.distillation)
         self.teacher = self._calibrated(supernet.space.largest) if section.distillation else None
         self.identity = self._identity()
 

@@ -372,3 +372,15 @@ def test_trying_out_is_the_first_step_and_fine_tuning_goes_on_from_it(
     assert states_equal(late.module, winner.module)
     assert late.history == winner.history
     assert two_step.try_out(supernet, space.smallest, data, SECTION, done) == winner.validation_accuracy
+
+
+def test_label_smoothing_is_part_of_the_loss_that_is_trained(
+    data: ImageData, space: MobileNetV3Space, tmp_path: Path
+) -> None:
+    losses = {}
+    for smoothing in (0.0, 0.5):
+        section = SECTION.model_copy(update={"epochs": 2, "label_smoothing": smoothing})
+        folder = tmp_path / str(smoothing)
+        two_step.try_out(MobileNetV3Supernet(space, seed=3), space.smallest, data, section, folder)
+        losses[smoothing] = json.loads((folder / "finetune.json").read_text())["histories"]["1"][-1]["train_loss"]
+    assert losses[0.5] > losses[0.0] + 0.2
