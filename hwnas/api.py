@@ -366,6 +366,7 @@ def export(
     output: Path | None = None,
     max_ms: float | None = None,
     input_shape: str | None = None,
+    samples: Path | None = None,
     overrides: Sequence[str] = (),
     runs: Path = RUNS,
 ) -> list[Artifact]:
@@ -379,6 +380,7 @@ def export(
         output: Folder the artifacts go into.
         max_ms: Budget where there is no run file.
         input_shape: Input of a torch module, batch first, for example ``1,3,224,224``.
+        samples: ``.npy`` file of real inputs ``[n, ...]`` of an ONNX file or module, preprocessed; int8 needs them.
         overrides: Overrides of a run file.
         runs: Folder of run folders, for a run file.
 
@@ -386,15 +388,13 @@ def export(
         ConfigError: Something needed is not given.
         ArtifactError: Parity failed.
     """
-    from hwnas.runs.outside import export_given, export_winner_folder
+    from hwnas.runs.outside import export_given, export_winner_folder, read_samples
 
     path = Path(source)
     wanted = resolve_target(target, precision) if target is not None else None
     if path.suffix in (".yaml", ".yml"):
-        if max_ms is not None or input_shape is not None:
-            raise ConfigError(
-                "--max-ms and --input-shape belong to sources without a run file; set them in the run file."
-            )
+        if max_ms is not None or input_shape is not None or samples is not None:
+            raise ConfigError("--max-ms, --input-shape and --samples belong to sources without a run file.")
         pipeline = _pipeline(load(path, overrides), runs)
         if wanted is not None and wanted not in pipeline.run.targets:
             raise ConfigError(
@@ -409,9 +409,11 @@ def export(
         raise ConfigError("--set changes a run file; the source is none.")
     budget = parse_section(Budget, {"max_ms": max_ms}, "--max-ms") if max_ms is not None else None
     if path.is_dir():
+        if samples is not None:
+            raise ConfigError("--samples belongs to models of your own; a winner is calibrated with its run's images.")
         return [export_winner_folder(path, wanted, output, budget)]
-    shape = _shape(input_shape)
-    return [export_given(source, wanted, output or Path("artifacts"), budget, shape, ExportSection())]
+    shape, inputs = _shape(input_shape), None if samples is None else read_samples(samples)
+    return [export_given(source, wanted, output or Path("artifacts"), budget, shape, inputs, ExportSection())]
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

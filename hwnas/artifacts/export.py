@@ -32,6 +32,7 @@ from hwnas.artifacts.timing import absolute, judge, protocol_of
 from hwnas.artifacts.user_models import export_model
 from hwnas.artifacts.verification import accuracy_on, check_gate, gate_counts, torch_accuracy
 from hwnas.config import Budget, ExportSection
+from hwnas.devices.fingerprint import int8_weight_bits
 from hwnas.devices.models import LoadedModel
 from hwnas.files import digest
 from hwnas.progress import Advance
@@ -174,6 +175,7 @@ class _Job:
             target.precision,
             work,
             calibration=calibration,
+            weight_bits=int8_weight_bits(self.session.hello().identity),
             batch=target.batch,
         )
         steps("loading on the target")

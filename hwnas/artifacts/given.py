@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwnas.artifacts.parity import torch_outputs
 from hwnas.artifacts.pipeline import weights_digest
-from hwnas.backends.base import EXPORT_RECORD
+from hwnas.backends.base import EXPORT_RECORD, Quantising
 from hwnas.devices.models import ModelFiles
 from hwnas.errors import ConfigError
 from hwnas.files import write_json
@@ -31,6 +31,7 @@ ONNX_RUNTIMES = ("onnxruntime", "openvino")
 QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger")
 """Operations by which an ONNX file is known to be quantised already."""
 
+Make = Callable[[Path, NDArray[np.float32], Quantising | None], ModelFiles]
 Outputs = Callable[[NDArray[np.float32]], list[NDArray[Any]]]
 
 
@@ -43,7 +44,7 @@ class Given:
         shape: Shape of one input without the batch.
         reference: What ``outputs`` is computed with.
         outputs: Inputs ``[n, *shape]`` -> outputs in order, each ``[n, ...]``.
-        make: ``make(folder, inputs, calibration)`` writes the files.
+        make: ``make(folder, inputs, quantising)`` writes the files.
         calibrates: Whether int8 files are quantised here, with real inputs (else the file is quantised already).
     """
 
@@ -51,7 +52,7 @@ class Given:
     shape: tuple[int, ...]
     reference: str
     outputs: Outputs
-    make: Callable[[Path, NDArray[np.float32], NDArray[np.float32] | None], ModelFiles]
+    make: Make
     calibrates: bool = True
 
 
@@ -89,9 +90,10 @@ def torch_given(module: torch.nn.Module, target: Target, backend: Backend, shape
     if shape is None:
         raise ConfigError("a torch module needs the shape of its input: --input-shape 1,3,224,224.")
 
-    def make(folder: Path, images: NDArray[np.float32], calibration: NDArray[np.float32] | None) -> ModelFiles:
+    def make(folder: Path, images: NDArray[np.float32], quantising: Quantising | None) -> ModelFiles:
         example = torch.from_numpy(images)
-        return backend.export(module, example, target.precision, folder, calibration=calibration, batch=target.batch)
+        how = {"calibration": quantising.images, "weight_bits": quantising.weight_bits} if quantising else {}
+        return backend.export(module, example, target.precision, folder, batch=target.batch, **how)  # type: ignore[arg-type]
 
     outputs: Outputs = lambda images: torch_outputs(module, images)  # noqa: E731
     return Given(weights_digest(module.state_dict()), tuple(shape)[1:], "torch", outputs, make)
@@ -130,10 +132,10 @@ def onnx_given(path: Path, target: Target) -> Given:
             parts.append([np.asarray(answer)[: len(images) - start] for answer in answers])
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
-    def make(folder: Path, images: NDArray[np.float32], calibration: NDArray[np.float32] | None) -> ModelFiles:
+    def make(folder: Path, images: NDArray[np.float32], quantising: Quantising | None) -> ModelFiles:
         save_onnx(model, folder / "model.onnx")
         files = ModelFiles(folder / "model.onnx")
-        return files if calibration is None else _quantised(files, target.runtime, calibration)
+        return files if quantising is None else _quantised(files, target.runtime, quantising)
 
     return Given(
         # Of the whole model: weights that lie beside the file count, too.
@@ -146,20 +148,21 @@ def onnx_given(path: Path, target: Target) -> Given:
     )
 
 
-def _quantised(files: ModelFiles, runtime: str, calibration: NDArray[np.float32]) -> ModelFiles:
+def _quantised(files: ModelFiles, runtime: str, quantising: Quantising) -> ModelFiles:
     """Replace a float ONNX file by one quantised for ``runtime``, and record how."""
-    folder, count = files.main.parent, len(calibration)
+    folder = files.main.parent
     if runtime == "onnxruntime":
+        from hwnas.backends.onnxruntime import QUANTISER as ONNXRUNTIME
         from hwnas.backends.onnxruntime import quantise_file
 
-        quantise_file(files.main, files.main, calibration)
-        write_json(folder / EXPORT_RECORD, {"quantiser": "onnxruntime.quantization", "calibration_images": count})
+        quantise_file(files.main, files.main, quantising.images, quantising.weight_bits)
+        write_json(folder / EXPORT_RECORD, quantising.record(ONNXRUNTIME))
         return files
-    from hwnas.backends.openvino import quantise_model, read_model, save
+    from hwnas.backends.openvino import QUANTISER, quantise_model, read_model, save
 
-    model = quantise_model(read_model(files.main), calibration)
+    model = quantise_model(read_model(files.main), quantising.images, quantising.weight_bits)
     files.main.unlink()
-    write_json(folder / EXPORT_RECORD, {"quantiser": "nncf.quantize", "calibration_images": count})
+    write_json(folder / EXPORT_RECORD, quantising.record(QUANTISER))
     return save(model, folder)
 
 

@@ -25,7 +25,9 @@ from hwnas.artifacts.pipeline import (
 from hwnas.artifacts.records import Calibration, Licence, OutputParity
 from hwnas.artifacts.samples import COUNT, write_samples
 from hwnas.artifacts.timing import absolute, judge, protocol_of
+from hwnas.backends.base import Quantising
 from hwnas.config import Budget, ExportSection
+from hwnas.devices.fingerprint import int8_weight_bits
 from hwnas.devices.models import LoadedModel, ModelFiles
 from hwnas.errors import ConfigError, RefusedError
 from hwnas.files import digest
@@ -108,7 +110,9 @@ def export_model(
         module = import_module(source) if isinstance(source, str) else source
         given = torch_given(module, target, backend, input_shape)  # type: ignore[arg-type]
     if target.precision == "int8" and given.calibrates and (samples is None or not len(samples)):
-        raise ConfigError("int8 needs real inputs to calibrate with: pass samples=array of shape [n, ...].")
+        raise ConfigError(
+            "int8 needs real inputs to calibrate with: an array [n, ...], written with numpy.save, as --samples FILE.npy."
+        )
     images = _inputs(given.shape, samples, seed, target.precision)
     request = digest(
         {
@@ -126,7 +130,7 @@ def export_model(
     steps = Steps(STEPS, progress)
     parts: dict[str, Any] = {"name": name or folder.name, "request": request, "licence": licence}
     with staging(folder) as work:
-        files = _make(given, work, images, target, steps, parts)
+        files = _make(given, work, images, target, session, steps, parts)
         _verify(given, files, images, target, session, steps, parts, work)
         steps("measuring latency")
         parts["measured"], parts["budgets"] = judge(session, files, target, budget, protocol_of(section.rounds))
@@ -137,11 +141,18 @@ def export_model(
 
 
 def _make(
-    given: Given, work: Path, images: NDArray[np.float32], target: Target, steps: Steps, parts: dict[str, Any]
+    given: Given,
+    work: Path,
+    images: NDArray[np.float32],
+    target: Target,
+    session: Session,
+    steps: Steps,
+    parts: dict[str, Any],
 ) -> ModelFiles:
     steps(f"exporting for {target}")
     calibrated = target.precision == "int8" and given.calibrates
-    files = given.make(work, images, images if calibrated else None)
+    quantising = Quantising(images, int8_weight_bits(session.hello().identity)) if calibrated else None
+    files = given.make(work, images, quantising)
     parts["quantisation"] = quantisation(work)
     if calibrated:
         parts["calibration"] = Calibration(digest=array_digest(images), images=len(images), split="given samples")

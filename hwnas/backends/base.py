@@ -8,12 +8,13 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from hwnas.backends.checks import FloatArray, check_calibration, check_example, forward_once
+from hwnas.backends.checks import FloatArray, check_calibration, check_example, check_weight_bits, forward_once
 from hwnas.backends.naming import block_of_kernel
 from hwnas.backends.synthetic import Weights
 from hwnas.devices.models import KernelTime, ModelFiles
@@ -44,6 +45,27 @@ def staged(folder: Path) -> Iterator[Path]:
                 if path.is_file():
                     os.chmod(path, 0o644)
                     os.replace(path, folder / path.name)
+
+
+@dataclass(frozen=True)
+class Quantising:
+    """What int8 is made with.
+
+    Attributes:
+        images: Calibration images, float32 ``[m, channels, height, width]``.
+        weight_bits: Bits the weights may use, 7 or 8.
+    """
+
+    images: FloatArray
+    weight_bits: int = 8
+
+    def record(self, quantiser: str) -> dict[str, Any]:
+        """Return what ``export.json`` says of it."""
+        return {
+            "quantiser": quantiser,
+            "calibration_images": len(self.images),
+            "weight_bits": self.weight_bits,
+        }
 
 
 class Backend(ABC):
@@ -108,6 +130,7 @@ class Backend(ABC):
         folder: Path,
         *,
         calibration: NDArray[Any] | None = None,
+        weight_bits: int = 8,
         batch: int = 1,
     ) -> ModelFiles:
         """Make the files of a trained network to ship. The module is exported in eval mode and left as it was.
@@ -120,6 +143,8 @@ class Backend(ABC):
             folder: Where the files and ``export.json`` go; made if absent.
             calibration: Real images float32 ``[m, channels, height, width]``, preprocessed as the network wants them;
                 needed for int8.
+            weight_bits: Bits of int8 weights, 7 or 8: what
+                :func:`hwnas.devices.fingerprint.int8_weight_bits` says of the device.
             batch: Images per inference, fixed in the file.
 
         Raises:
@@ -130,13 +155,15 @@ class Backend(ABC):
         """
         self._check(precision, batch)
         shape = check_example(example)
-        images = check_calibration(calibration, shape) if precision == "int8" else None
+        quantising = None
+        if precision == "int8":
+            quantising = Quantising(check_calibration(calibration, shape), check_weight_bits(weight_bits))
         was_training = module.training
         module.eval()
         try:
             forward_once(module, example[:1])
             with staged(folder) as stage:
-                files = self._export(module, example, precision, stage, images, batch)
+                files = self._export(module, example, precision, stage, quantising, batch)
         finally:
             module.train(was_training)
         return _moved(files, folder)
@@ -166,7 +193,7 @@ class Backend(ABC):
         example: torch.Tensor,
         precision: str,
         folder: Path,
-        calibration: FloatArray | None,
+        quantising: Quantising | None,
         batch: int,
     ) -> ModelFiles:
         """Write the files of :meth:`export` into ``folder``, which exists and is empty; the module is in eval mode."""

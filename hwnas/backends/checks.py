@@ -59,6 +59,17 @@ def repeat_to_batch(images: FloatArray, batch: int) -> list[FloatArray]:
     return parts
 
 
+def check_weight_bits(bits: int) -> int:
+    """Return ``bits`` if int8 weights can be made with them.
+
+    Raises:
+        ConfigError: Neither 7 nor 8.
+    """
+    if bits not in (7, 8):
+        raise ConfigError(f"weight_bits={bits} must be 7 (x86 without 8-bit dot products) or 8.")
+    return bits
+
+
 def check_calibration(calibration: Any, shape: tuple[int, ...]) -> FloatArray:
     """Return calibration images as float32 ``[n, *shape]``.
 

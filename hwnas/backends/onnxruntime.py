@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from hwnas.backends._quiet import silenced
-from hwnas.backends.base import EXPORT_RECORD, Backend
+from hwnas.backends.base import EXPORT_RECORD, Backend, Quantising
 from hwnas.backends.checks import FloatArray, check_calibration, repeat_to_batch
 from hwnas.backends.onnx_export import Exporter, export_onnx
 from hwnas.backends.onnx_files import input_shape, read_onnx, save_onnx
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL = "model.onnx"
+QUANTISER = "onnxruntime.quantization.quantize_static"
 
 
 def run_file(path: Path, batches: list[FloatArray]) -> list[FloatArray]:
@@ -41,7 +42,7 @@ def run_file(path: Path, batches: list[FloatArray]) -> list[FloatArray]:
     return [np.asarray(session.run(None, {name: batch})[0]) for batch in batches]
 
 
-def quantise_file(source: Path, target: Path, calibration: NDArray[Any]) -> None:
+def quantise_file(source: Path, target: Path, calibration: NDArray[Any], weight_bits: int = 8) -> None:
     """Quantise a float ONNX file statically.
 
     uint8 asymmetric activations per tensor (smallest and largest value seen), int8 symmetric weights per output channel,
@@ -52,6 +53,7 @@ def quantise_file(source: Path, target: Path, calibration: NDArray[Any]) -> None
         source: Float model of one input of fixed shape.
         target: File to write.
         calibration: Real images, float32 ``[n, ...]``, preprocessed as the network wants them.
+        weight_bits: Bits of the weights; 7 where the device's kernels would saturate.
 
     Raises:
         ModelFileError: The source is not an ONNX file, or cannot be quantised.
@@ -90,6 +92,7 @@ def quantise_file(source: Path, target: Path, calibration: NDArray[Any]) -> None
                     Reader(),
                     quant_format=QuantFormat.QDQ,
                     per_channel=True,
+                    reduce_range=weight_bits == 7,
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                 )
@@ -126,14 +129,13 @@ class OnnxRuntimeBackend(Backend):
         example: torch.Tensor,
         precision: str,
         folder: Path,
-        calibration: FloatArray | None,
+        quantising: Quantising | None,
         batch: int,
     ) -> ModelFiles:
         path = folder / MODEL
         record = export_onnx(module, example, path, run_file, batch=batch, exporter=self.exporter).as_dict()
-        if calibration is not None:
-            quantise_file(path, path, calibration)
-            record["quantiser"] = "onnxruntime.quantization.quantize_static"
-            record["calibration_images"] = len(calibration)
+        if quantising is not None:
+            quantise_file(path, path, quantising.images, quantising.weight_bits)
+            record |= quantising.record(QUANTISER)
         write_json(folder / EXPORT_RECORD, record)
         return ModelFiles(path)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hwnas.backends._openvino import import_nncf, import_openvino
 from hwnas.backends._quiet import silenced
-from hwnas.backends.base import EXPORT_RECORD, Backend
+from hwnas.backends.base import EXPORT_RECORD, Backend, Quantising
 from hwnas.backends.checks import FloatArray, check_calibration, repeat_to_batch
 from hwnas.backends.onnx_export import Exporter, export_onnx
 from hwnas.backends.openvino_graph import build_model
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MODEL = "model.xml"
 WEIGHTS = "model.bin"
+QUANTISER = "nncf.quantize"
 
 
 def read_model(path: Path) -> Any:
@@ -60,7 +61,7 @@ def run_file(path: Path, batches: list[FloatArray]) -> list[FloatArray]:
     return [np.array(request.infer({0: batch})[0]) for batch in batches]
 
 
-def quantise_model(model: Any, calibration: NDArray[Any]) -> Any:
+def quantise_model(model: Any, calibration: NDArray[Any], weight_bits: int = 8) -> Any:
     """Return the ``openvino.Model`` that NNCF makes of a float one.
 
     MIXED preset: symmetric int8 weights per channel, asymmetric activations (h-swish has a small negative side). Two settings
@@ -72,13 +73,18 @@ def quantise_model(model: Any, calibration: NDArray[Any]) -> Any:
     Args:
         model: One input of fixed shape.
         calibration: Real images, float32 ``[n, ...]``, preprocessed as the network wants them; all of them are used.
+        weight_bits: Bits of the weights; 7 where the device's kernels would saturate.
 
     Raises:
         ModelFileError: NNCF cannot quantise it.
         ConfigError: Calibration images do not fit the input.
     """
     nncf = import_nncf()
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        OverflowFix,
+        QuantizationParameters,
+    )
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     shape = tuple(int(size) for size in model.input(0).shape)
@@ -86,6 +92,7 @@ def quantise_model(model: Any, calibration: NDArray[Any]) -> Any:
     parameters = AdvancedQuantizationParameters(
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         activations_quantization_params=QuantizationParameters(per_channel=False),
+        overflow_fix=OverflowFix.ENABLE if weight_bits == 7 else None,
     )
     try:
         with silenced():
@@ -142,17 +149,16 @@ class OpenVinoBackend(Backend):
         example: torch.Tensor,
         precision: str,
         folder: Path,
-        calibration: FloatArray | None,
+        quantising: Quantising | None,
         batch: int,
     ) -> ModelFiles:
         with tempfile.TemporaryDirectory(prefix="hwnas-openvino-") as name:
             path = Path(name) / "model.onnx"
             record = export_onnx(module, example, path, run_file, batch=batch, exporter=self.exporter).as_dict()
             model = read_model(path)
-            if calibration is not None:
-                model = quantise_model(model, calibration)
-                record["quantiser"] = "nncf.quantize"
-                record["calibration_images"] = len(calibration)
+            if quantising is not None:
+                model = quantise_model(model, quantising.images, quantising.weight_bits)
+                record |= quantising.record(QUANTISER)
             files = save(model, folder)
         write_json(folder / EXPORT_RECORD, record)
         return files

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hwnas.backends.base import EXPORT_RECORD, Backend
-from hwnas.backends.checks import FloatArray, forward_once
+from hwnas.backends.base import EXPORT_RECORD, Backend, Quantising
+from hwnas.backends.checks import forward_once
 from hwnas.backends.naming import INPUT, OUTPUT, tensor_names
 from hwnas.backends.synthetic import Weights
 from hwnas.devices.models import ModelFiles
@@ -140,7 +140,7 @@ class SimulatedBackend(Backend):
         example: torch.Tensor,
         precision: str,
         folder: Path,
-        calibration: FloatArray | None,
+        quantising: Quantising | None,
         batch: int,
     ) -> ModelFiles:
         write_json(folder / EXPORT_RECORD, {"exporter": "simulated"})

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from hwnas.backends._quiet import silenced
-from hwnas.backends.base import EXPORT_RECORD, Backend
-from hwnas.backends.checks import FloatArray, repeat_to_batch
+from hwnas.backends.base import EXPORT_RECORD, Backend, Quantising
+from hwnas.backends.checks import repeat_to_batch
 from hwnas.backends.synthetic import Weights
 from hwnas.devices.models import ModelFiles
 from hwnas.errors import ModelFileError
@@ -71,7 +71,7 @@ class TorchBackend(Backend):
         example: torch.Tensor,
         precision: str,
         folder: Path,
-        calibration: FloatArray | None,
+        quantising: Quantising | None,
         batch: int,
     ) -> ModelFiles:
         import torch

@@ -24,6 +24,10 @@ def export(
     ] = None,
     max_ms: Annotated[float | None, typer.Option(help="Budget for a source without a run file, milliseconds.")] = None,
     input_shape: Annotated[str | None, typer.Option(help="Input of a torch module, for example 1,3,224,224.")] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(help="Real inputs of an ONNX file or module, preprocessed, [n, ...] as .npy; int8 needs them."),
+    ] = None,
     overrides: SetOption = [],
     runs: RunsOption = RUNS,
     as_json: JsonFlag = False,
@@ -42,6 +46,7 @@ def export(
         output=output,
         max_ms=max_ms,
         input_shape=input_shape,
+        samples=samples,
         overrides=overrides,
         runs=runs,
     )

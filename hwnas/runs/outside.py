@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwnas import registry
 from hwnas.artifacts.export import STEPS
@@ -56,12 +60,30 @@ def export_winner_folder(folder: Path, target: Target, output: Path | None, budg
         return export_for(run, winner, target, find_device(target.device), place, budget, model, advance)
 
 
+def read_samples(path: Path) -> NDArray[Any]:
+    """Return the array of a ``.npy`` file.
+
+    Raises:
+        ConfigError: Absent, not such a file, or an array of something else than numbers.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(
+            f"--samples {path} cannot be read: {error}. Write it with numpy.save(path, array)."
+        ) from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.ndim:
+        raise ConfigError(f"--samples {path} must hold one array of numbers [n, ...], written with numpy.save.")
+    return array
+
+
 def export_given(
     source: str,
     target: Target,
     output: Path,
     budget: Budget | None,
     input_shape: Sequence[int] | None,
+    samples: NDArray[Any] | None,
     section: ExportSection,
 ) -> Artifact:
     """Export an ONNX file or a torch module by import path for a target.
@@ -79,6 +101,7 @@ def export_given(
             session=session,
             folder=output / f"{target.slug}--{name}",
             input_shape=input_shape,
+            samples=samples,
             section=section,
             budget=budget,
             progress=advance,

@@ -26,6 +26,7 @@ from torch import nn
 
 from hwnas.backends.base import Backend
 from hwnas.backends.naming import OVERHEAD_OPS
+from hwnas.devices.fingerprint import int8_weight_bits
 from hwnas.devices.models import LoadedModel, ModelFiles
 from hwnas.devices.session import Session, open_session
 from hwnas.errors import ConfigError, ModelFileError
@@ -264,12 +265,21 @@ class QuantisingBackendContract(ComputingBackendContract):
         self, backend: Backend, example: TrainedExample, session: Session, tmp_path: Path
     ) -> None:
         """An exported int8 file is close to torch, but not the float file."""
-        files = self.export(backend, example, "int8", tmp_path)
+        bits = int8_weight_bits(session.hello().identity)
+        files = self.export(backend, example, "int8", tmp_path, weight_bits=bits)
         loaded = self.load(session, backend, files, "int8")
         found = run_images(session, loaded, example.images)
         reference = torch_outputs(example.module, example.images)
         assert 1e-4 < np.linalg.norm(found - reference) / np.linalg.norm(reference) <= self.int8_error
         assert np.mean(found.argmax(1) == reference.argmax(1)) >= self.int8_agreement
+
+    def test_another_width_of_weights_is_an_error(
+        self, backend: Backend, example: TrainedExample, tmp_path: Path
+    ) -> None:
+        """Int8 weights use 7 or 8 bits."""
+        with pytest.raises(ConfigError, match="weight_bits=6 must be 7"):
+            self.export(backend, example, "int8", tmp_path / "out", weight_bits=6)
+        assert not (tmp_path / "out").exists()
 
     def test_wrong_calibration_is_an_error(self, backend: Backend, example: TrainedExample, tmp_path: Path) -> None:
         """Calibration images that are absent, empty, of another shape or no numbers are refused."""

@@ -23,6 +23,7 @@ from hwnas.backends.base import Backend
 from hwnas.backends.onnxruntime import OnnxRuntimeBackend
 from hwnas.config import Budget, DataSection, ExportSection
 from hwnas.datasets.data import ImageData, load_data
+from hwnas.devices.fingerprint import int8_weight_bits
 from hwnas.devices.models import ModelFiles
 from hwnas.devices.session import Session, open_session
 from hwnas.errors import ArtifactError, ConfigError
@@ -148,6 +149,7 @@ def test_an_artifact_says_everything_that_was_found_out(artifact: Artifact, data
         assert manifest.calibration is not None
         assert manifest.calibration.images == 32
         assert manifest.quantisation is not None
+        assert manifest.quantisation["weight_bits"] == int8_weight_bits(manifest.fingerprint.identity)
     blocks = json.loads((artifact.folder / "blocks.json").read_text())["blocks"]
     assert blocks[-1]["name"] == "overhead"
     assert sum(entry["ms"] for entry in blocks[:-1]) > 0

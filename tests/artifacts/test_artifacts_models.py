@@ -14,12 +14,15 @@ import torch
 from artifacts_support import SIDE, small_onnx
 from onnx import numpy_helper
 from PIL import Image
+from typer.testing import CliRunner
 
 import hwnas
 from hwnas.artifacts.export import export_model, verify_artifact
+from hwnas.artifacts.package import open_package
 from hwnas.artifacts.pipeline import Artifact
 from hwnas.backends.onnxruntime import OnnxRuntimeBackend
 from hwnas.backends.openvino import OpenVinoBackend
+from hwnas.cli import app
 from hwnas.config import Budget, ExportSection
 from hwnas.datasets.images import decode_picture, square_pixels
 from hwnas.datasets.preprocessing import Preprocessing
@@ -164,6 +167,24 @@ def test_a_float_onnx_file_is_quantised_for_int8(tmp_path: Path, session: Sessio
     assert made.manifest.quantisation["calibration_images"] == 24
     assert made.manifest.parity["output"].cosine > 0.9
     assert verify_artifact(made.folder, session=session, rounds=5).passed
+
+
+def test_int8_of_an_own_model_by_the_command(tmp_path: Path) -> None:
+    onnx.save(small_onnx(), tmp_path / "mine.onnx")
+    np.save(tmp_path / "inputs.npy", np.random.default_rng(0).normal(size=(24, 1, SIDE, SIDE)))
+    np.save(tmp_path / "words.npy", np.array(["no", "numbers"]))
+    (tmp_path / "text.npy").write_text("no array")
+    words = ["export", str(tmp_path / "mine.onnx"), "--target", "local/onnxruntime-int8", "--output", str(tmp_path)]
+    for name, message in [("absent", "cannot be read"), ("text", "cannot be read"), ("words", "one array of numbers")]:
+        with pytest.raises(ConfigError, match=message):
+            hwnas.export(words[1], target=words[3], output=tmp_path, samples=tmp_path / f"{name}.npy")
+    assert not list(tmp_path.glob("local--*"))
+    result = CliRunner().invoke(app, [*words, "--samples", str(tmp_path / "inputs.npy")])
+    assert result.exit_code == 0, result.output
+    manifest = open_package(tmp_path / "local--onnxruntime-int8-t1-b1--mine")
+    assert manifest.calibration is not None
+    assert manifest.calibration.images == 24
+    assert manifest.runtime.precision == "int8"
 
 
 def test_unusable_sources_say_what_mends_them(tmp_path: Path, session: Session) -> None:

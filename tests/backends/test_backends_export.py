@@ -16,11 +16,12 @@ from hwnas.backends.onnx_export import name_after_modules
 from hwnas.backends.onnx_files import read_onnx, save_onnx
 from hwnas.backends.onnx_graph import build_fp32
 from hwnas.backends.onnxruntime import OnnxRuntimeBackend, quantise_file
-from hwnas.backends.openvino import OpenVinoBackend
+from hwnas.backends.openvino import OpenVinoBackend, read_model
 from hwnas.backends.simulated import SimulatedBackend, describe_graph, describe_module
 from hwnas.backends.torch import TorchBackend
 from hwnas.backends.torch_graph import GraphModule
 from hwnas.errors import ConfigError, MissingRuntimeError, ModelFileError, StorageError
+from hwnas.files import read_json
 from hwnas.spaces.graph import LayerGraph
 from hwnas.testing.trained import TrainedExample
 
@@ -129,6 +130,30 @@ def test_a_file_that_is_not_onnx_is_an_error(example: TrainedExample, tmp_path: 
     with pytest.raises(ModelFileError, match="does not exist"):
         quantise_file(tmp_path / "absent.onnx", tmp_path / "int8.onnx", example.calibration)
     assert not (tmp_path / "int8.onnx").exists()
+
+
+def int8_weights(path: Path) -> list[np.ndarray]:
+    """Weights of convolutions and linear layers as they lie in a file (biases are int32)."""
+    if path.suffix == ".onnx":
+        arrays = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+        return [array for array in arrays if array.dtype == np.int8 and array.ndim > 1]
+    constants = [node for node in read_model(path).get_ops() if node.get_type_name() == "Constant"]
+    return [node.data for node in constants if node.get_element_type().get_type_name() == "i8"]
+
+
+@pytest.mark.parametrize("backend", [OnnxRuntimeBackend(), OpenVinoBackend()], ids=lambda backend: backend.name)
+@pytest.mark.parametrize("bits", [7, 8])
+def test_int8_weights_use_the_bits_they_may(
+    backend: Backend, bits: int, example: TrainedExample, tmp_path: Path
+) -> None:
+    images = torch.from_numpy(example.images[:2])
+    files = backend.export(example.module, images, "int8", tmp_path, calibration=example.calibration, weight_bits=bits)
+    weights = int8_weights(files.main)
+    assert len(weights) == sum(bool(layer.weight_shape) for layer in example.graph.layers)
+    # Depthwise convolutions add no neighbouring products: NNCF leaves them all bits.
+    largest = [int(np.abs(array.astype(np.int32)).max()) for array in weights if array.shape[1] > 1]
+    assert all(2 ** (bits - 1) - 1 <= value <= 2 ** (bits - 1) for value in largest), largest
+    assert read_json(tmp_path / "export.json")["weight_bits"] == bits
 
 
 def test_an_open_shape_cannot_be_quantised(example: TrainedExample, tmp_path: Path) -> None:

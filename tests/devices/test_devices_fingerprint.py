@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from hwnas.devices.fingerprint import int8_weight_bits
+from hwnas.devices.session import open_session
+from hwnas.targets import Device
+
+
+@pytest.mark.parametrize(
+    ("arch", "isa", "bits"),
+    [
+        ("x86_64", ["avx", "avx2", "fma"], 7),
+        ("AMD64", [], 7),
+        ("x86_64", ["avx2", "avx512f", "avx512bw"], 7),
+        ("x86_64", ["avx2", "avx_vnni"], 8),
+        ("x86_64", ["avx2", "avx512f", "avx512_vnni"], 8),
+        ("aarch64", [], 8),
+        ("simulated", [], 8),
+    ],
+)
+def test_weights_lose_a_bit_where_products_are_added_in_16_bits(arch: str, isa: list[str], bits: int) -> None:
+    assert int8_weight_bits({"arch": arch, "isa": isa, "cpu_model": "any"}) == bits
+
+
+def test_this_machine_says_what_the_rule_needs() -> None:
+    with open_session(Device("local")) as session:
+        identity = session.hello().identity
+    assert {"arch", "isa"} <= identity.keys()
+    assert int8_weight_bits(identity) in (7, 8)
