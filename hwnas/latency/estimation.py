@@ -1,10 +1,11 @@
 """From bursts to estimates: which statistic, which correction, and what is left uncertain.
 
 What a latency model is trained on has to predict what verification will measure: the median (``p50``) under the table's
-reference condition. Four estimators of it compete: the median over rounds of each round's p50, or of each round's p10
-times the session's common ratio p50 / p10; each as measured, or less the effect of its round. The one with the smallest
-leave-one-round-out error wins: rounds but one estimate, the round left out (corrected by the other networks only) is
-what had to be predicted.
+reference condition. Five estimators of it compete: the median over rounds of each round's p50, or of each round's p10
+times the session's common ratio p50 / p10; each as measured, or less the effect of its round; and the floor, the smallest
+p10 of all rounds times the common ratio p50 / floor, for hosts whose slow phases hit single networks and most rounds.
+The one with the smallest leave-one-round-out error wins: rounds but one estimate, the round left out (corrected by the
+other networks only) is what had to be predicted.
 """
 
 from __future__ import annotations
@@ -13,9 +14,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hwnas.latency.statistics import BoolArray, FloatArray, bootstrap_medians, interval_of, nanmedian, two_way_fit
+from hwnas.latency.statistics import (
+    BoolArray,
+    FloatArray,
+    bootstrap_medians,
+    floor_half_width,
+    interval_of,
+    nanmedian,
+    nanmin,
+    two_way_fit,
+)
 
-ESTIMATORS = ("p50-raw", "p50-corrected", "p10-raw", "p10-corrected")
+ESTIMATORS = ("p50-raw", "p50-corrected", "p10-raw", "p10-corrected", "floor")
 """Estimators of the median, simplest first."""
 
 _ERROR_CAP = 0.25
@@ -76,11 +86,13 @@ def levels(logs: Logs) -> dict[str, FloatArray]:
     fits = {statistic: two_way_fit(logs.of(statistic), logs.reference) for statistic in ("p10", "p50")}
     raw = {statistic: nanmedian(logs.of(statistic), axis=1) for statistic in ("p10", "p50")}
     ratio = float(np.nanmedian(fits["p50"].network - fits["p10"].network))
+    floor = nanmin(logs.p10, axis=1)
     return {
         "p50-raw": raw["p50"],
         "p50-corrected": fits["p50"].network,
         "p10-raw": raw["p10"] + ratio,
         "p10-corrected": fits["p10"].network + ratio,
+        "floor": floor + float(np.nanmedian(fits["p50"].network - floor)),
     }
 
 
@@ -131,7 +143,7 @@ def estimate_group(logs: Logs, rng: np.random.Generator, resamples: int, confide
     half_log: dict[str, tuple[FloatArray, FloatArray]] = {}
     spread = np.zeros(len(logs.canary))
     drift = 0.0
-    for name in ESTIMATORS:
+    for name in ESTIMATORS[:-1]:
         statistic, correction = name.split("-")
         matrix = logs.of(statistic)
         fit = two_way_fit(matrix, logs.reference)
@@ -143,6 +155,7 @@ def estimate_group(logs: Logs, rng: np.random.Generator, resamples: int, confide
         half_log[name] = (centre - low, high - centre)
         if name == "p50-corrected":
             spread, drift = np.asarray(np.nanstd(draws, axis=0)), fit.drift
+    half_log["floor"] = (half := floor_half_width(logs.p10, rng, resamples, confidence), half)
     return GroupEstimate(level, half_log, spread, drift, _halves(logs))
 
 
