@@ -394,7 +394,9 @@ def export(
     wanted = resolve_target(target, precision) if target is not None else None
     if path.suffix in (".yaml", ".yml"):
         if max_ms is not None or input_shape is not None or samples is not None:
-            raise ConfigError("--max-ms, --input-shape and --samples belong to sources without a run file.")
+            raise ConfigError(
+                "--max-ms, --input-shape and --samples belong to sources without a run file; set budgets in the run file."
+            )
         pipeline = _pipeline(load(path, overrides), runs)
         if wanted is not None and wanted not in pipeline.run.targets:
             raise ConfigError(

@@ -20,6 +20,7 @@ from hwnas.artifacts.pipeline import (
     complete,
     environment,
     existing,
+    narrowed,
     quantisation,
     refuse_simulated,
     weights_digest,
@@ -124,6 +125,7 @@ def export_winner(
             "budget": budget.model_dump() if budget else None,
             "section": section.model_dump(exclude={"winners"}),
             "options": [evaluate_test, metric, seed],
+            **narrowed(target, session),
         }
     )
     if (found := existing(folder, request)) is not None:

@@ -92,8 +92,15 @@ def torch_given(module: torch.nn.Module, target: Target, backend: Backend, shape
 
     def make(folder: Path, images: NDArray[np.float32], quantising: Quantising | None) -> ModelFiles:
         example = torch.from_numpy(images)
-        how = {"calibration": quantising.images, "weight_bits": quantising.weight_bits} if quantising else {}
-        return backend.export(module, example, target.precision, folder, batch=target.batch, **how)  # type: ignore[arg-type]
+        return backend.export(
+            module,
+            example,
+            target.precision,
+            folder,
+            calibration=None if quantising is None else quantising.images,
+            weight_bits=8 if quantising is None else quantising.weight_bits,
+            batch=target.batch,
+        )
 
     outputs: Outputs = lambda images: torch_outputs(module, images)  # noqa: E731
     return Given(weights_digest(module.state_dict()), tuple(shape)[1:], "torch", outputs, make)
@@ -152,17 +159,18 @@ def _quantised(files: ModelFiles, runtime: str, quantising: Quantising) -> Model
     """Replace a float ONNX file by one quantised for ``runtime``, and record how."""
     folder = files.main.parent
     if runtime == "onnxruntime":
-        from hwnas.backends.onnxruntime import QUANTISER as ONNXRUNTIME
+        from hwnas.backends.onnxruntime import QUANTISER as BY_ONNXRUNTIME
         from hwnas.backends.onnxruntime import quantise_file
 
         quantise_file(files.main, files.main, quantising.images, quantising.weight_bits)
-        write_json(folder / EXPORT_RECORD, quantising.record(ONNXRUNTIME))
+        write_json(folder / EXPORT_RECORD, quantising.record(BY_ONNXRUNTIME))
         return files
-    from hwnas.backends.openvino import QUANTISER, quantise_model, read_model, save
+    from hwnas.backends.openvino import QUANTISER as BY_NNCF
+    from hwnas.backends.openvino import quantise_model, read_model, save
 
     model = quantise_model(read_model(files.main), quantising.images, quantising.weight_bits)
     files.main.unlink()
-    write_json(folder / EXPORT_RECORD, quantising.record(QUANTISER))
+    write_json(folder / EXPORT_RECORD, quantising.record(BY_NNCF))
     return save(model, folder)
 
 

@@ -19,7 +19,7 @@ from hwnas.artifacts.references import check_onnx_references
 from hwnas.artifacts.samples import read_samples
 from hwnas.artifacts.timing import judge, protocol_of
 from hwnas.config import Budget
-from hwnas.devices.fingerprint import target_fingerprint
+from hwnas.devices.fingerprint import int8_weight_bits, target_fingerprint
 from hwnas.devices.models import LoadedModel, ModelFiles
 from hwnas.errors import ArtifactError, ConfigError, MeasurementFailure
 from hwnas.targets import Fingerprint, Target, find_device
@@ -179,7 +179,10 @@ def _machine(manifest: Manifest, target: Target, session: Session, loaded: Loade
     if not differences:
         return Check("machine", True, "the machine and setting of the manifest")
     named = "; ".join(f"{key}: {str(old)[:60]} there, {str(new)[:60]} here" for key, (old, new) in differences.items())
-    return Check("machine", None, f"another machine or setting ({named}): verdicts below are for this one")
+    text = f"another machine or setting ({named}): verdicts below are for this one"
+    if (manifest.quantisation or {}).get("weight_bits", 0) > int8_weight_bits(here.identity):
+        text += ". Int8 weights of 8 bits may saturate on this processor: export for it"
+    return Check("machine", None, text)
 
 
 def _parity(

@@ -19,6 +19,7 @@ from hwnas.artifacts.pipeline import (
     complete,
     environment,
     existing,
+    narrowed,
     quantisation,
     refuse_simulated,
 )
@@ -121,6 +122,7 @@ def export_model(
             "target": str(target),
             "budget": budget.model_dump() if budget else None,
             "rounds": section.rounds,
+            **(narrowed(target, session) if given.calibrates else {}),
         }
     )
     if (found := existing(folder, request)) is not None:

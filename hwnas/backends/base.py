@@ -57,7 +57,7 @@ class Quantising:
     """
 
     images: FloatArray
-    weight_bits: int = 8
+    weight_bits: int
 
     def record(self, quantiser: str) -> dict[str, Any]:
         """Return what ``export.json`` says of it."""

@@ -8,13 +8,13 @@ from typing import Any
 from hwnas.devices.models import WorkerInfo
 from hwnas.targets import Fingerprint, Target
 
-X86 = ("x86_64", "AMD64", "i386", "i686")
-DOT_PRODUCTS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+X86 = ("x86_64", "amd64", "x86", "i386", "i486", "i586", "i686")
+DOT_PRODUCTS = frozenset({"avx_vnni", "avx512_vnni", "avx512vnni", "amx_int8"})
 """x86 instructions that add products of bytes in 32 bits."""
 
 
 def int8_weight_bits(identity: Mapping[str, Any]) -> int:
-    """Return how many bits int8 weights may use on a machine: 7 on x86 without 8-bit dot products, else 8.
+    """Return how many bits int8 weights may use on a machine: 7 on x86 without (known) 8-bit dot products, else 8.
 
     There, runtimes multiply with an instruction that adds two products of unsigned and signed bytes in 16 bits and
     saturates: 2 * 255 * 127 does not fit, 2 * 255 * 64 does. The answers are wrong, not slow. Sources: Intel 64 and IA-32
@@ -23,7 +23,7 @@ def int8_weight_bits(identity: Mapping[str, Any]) -> int:
     Args:
         identity: Of the machine: ``arch`` and ``isa``, as the worker says.
     """
-    saturates = identity.get("arch") in X86 and not DOT_PRODUCTS & set(identity.get("isa") or ())
+    saturates = str(identity.get("arch")).lower() in X86 and not DOT_PRODUCTS & set(identity.get("isa") or ())
     return 7 if saturates else 8
 
 

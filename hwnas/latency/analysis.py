@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.latency.estimation import GroupEstimate, Logs, Shift, choose_estimator, estimate_group
+from hwnas.latency.estimation import ESTIMATORS, GroupEstimate, Logs, Shift, choose_estimator, estimate_group
 from hwnas.latency.measurement import Cell, Measurement
 from hwnas.latency.protocol import Protocol
 from hwnas.latency.statistics import FloatArray, grade_of, median_deviation, percentiles_of
@@ -126,6 +126,7 @@ def analyse(
     reference: Mapping[str, float] | None = None,
     limits: Sequence[str] = (),
     unit: str = "ms",
+    estimators: Sequence[str] = ESTIMATORS,
 ) -> SessionResult:
     """Turn the good bursts of a session into measurements, one per network that is not a canary.
 
@@ -137,13 +138,14 @@ def analyse(
             Without it this session's own median condition is the reference.
         limits: What the device said it cannot do.
         unit: Unit of the samples.
+        estimators: What may be chosen, simplest first.
     """
     rng = np.random.default_rng(protocol.seed)
     groups = []
     for number in sorted({cell.group for cell in cells}):
         keys, logs = _logs_of([cell for cell in cells if cell.group == number], canaries)
         groups.append(_Group(keys, logs, estimate_group(logs, rng, protocol.resamples, protocol.confidence)))
-    estimator, errors = choose_estimator([group.logs for group in groups])
+    estimator, errors = choose_estimator([group.logs for group in groups], estimators)
     found = [_canary_levels(group, canaries) for group in groups]
     common = np.mean([level for level, _ in found], axis=0) if found else np.full(len(canaries), np.nan)
     drift = max((group.estimate.drift for group in groups if group.estimate), default=0.0)

@@ -2,14 +2,16 @@
 
 What a latency model is trained on has to predict what verification will measure: the median (``p50``) under the table's
 reference condition. Five estimators of it compete: the median over rounds of each round's p50, or of each round's p10
-times the session's common ratio p50 / p10; each as measured, or less the effect of its round; and the floor, the smallest
-p10 of all rounds times the common ratio p50 / floor, for hosts whose slow phases hit single networks and most rounds.
+times the session's common ratio p50 / p10; each as measured, or less the effect of its round; and the lowest p10 of all
+rounds, for hosts whose slow phases hit single networks in most rounds. How far the medians lie above the lowest p10 is
+then a robust line over the networks, because slow phases stretch small and large ones unequally; it needs many networks.
 The one with the smallest leave-one-round-out error wins: rounds but one estimate, the round left out (corrected by the
 other networks only) is what had to be predicted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,19 +19,20 @@ import numpy as np
 from hwnas.latency.statistics import (
     BoolArray,
     FloatArray,
+    RobustLine,
     bootstrap_medians,
-    floor_half_width,
     interval_of,
+    lowest_half_width,
     nanmedian,
     nanmin,
     two_way_fit,
 )
 
-ESTIMATORS = ("p50-raw", "p50-corrected", "p10-raw", "p10-corrected", "floor")
+ESTIMATORS = ("p50-raw", "p50-corrected", "p10-raw", "p10-corrected", "p10-lowest")
 """Estimators of the median, simplest first."""
 
 _ERROR_CAP = 0.25
-_PREFER_SIMPLER = 0.98
+_PREFER_SIMPLER = 0.995
 _FEWEST_UNITS = 4
 _MANY_NETWORKS = 12
 
@@ -86,14 +89,20 @@ def levels(logs: Logs) -> dict[str, FloatArray]:
     fits = {statistic: two_way_fit(logs.of(statistic), logs.reference) for statistic in ("p10", "p50")}
     raw = {statistic: nanmedian(logs.of(statistic), axis=1) for statistic in ("p10", "p50")}
     ratio = float(np.nanmedian(fits["p50"].network - fits["p10"].network))
-    floor = nanmin(logs.p10, axis=1)
+    line = _lowest(logs, fits["p50"].network)
     return {
         "p50-raw": raw["p50"],
         "p50-corrected": fits["p50"].network,
         "p10-raw": raw["p10"] + ratio,
         "p10-corrected": fits["p10"].network + ratio,
-        "floor": floor + float(np.nanmedian(fits["p50"].network - floor)),
+        "p10-lowest": line.x + line.fitted,
     }
+
+
+def _lowest(logs: Logs, medians: FloatArray) -> RobustLine:
+    """Return the line of what lies between the lowest p10 of each network and its median."""
+    lowest = nanmin(logs.p10, axis=1)
+    return RobustLine.through(lowest, medians - lowest)
 
 
 def _leave_one_out_medians(values: FloatArray, reference: BoolArray) -> FloatArray:
@@ -120,18 +129,20 @@ def leave_one_round_out(logs: Logs) -> dict[str, float]:
     return {name: float(np.mean(entries)) if len(entries) else float("nan") for name, entries in pooled.items()}
 
 
-def choose_estimator(groups: list[Logs]) -> tuple[str, dict[str, float]]:
+def choose_estimator(groups: list[Logs], among: Sequence[str] = ESTIMATORS) -> tuple[str, dict[str, float]]:
     """Return the estimator with the smallest leave-one-round-out error, and every error.
 
-    A simpler estimator (earlier in :data:`ESTIMATORS`) is kept unless a later one is clearly better.
+    A simpler estimator (earlier in ``among``) is kept unless a later one is clearly better.
     """
     usable = [logs for logs in groups if logs.p50.shape[1] >= _FEWEST_UNITS]
+    if any(int((~logs.canary).sum()) < _MANY_NETWORKS for logs in groups) and len(among) > 1:
+        among = [name for name in among if name != "p10-lowest"]
     if not usable:
-        return ESTIMATORS[0], {}
+        return among[0], {}
     tables = [leave_one_round_out(logs) for logs in usable]
     errors = {name: float(np.mean([table[name] for table in tables])) for name in ESTIMATORS}
-    best = ESTIMATORS[0]
-    for name in ESTIMATORS[1:]:
+    best = among[0]
+    for name in among[1:]:
         if errors[name] < _PREFER_SIMPLER * errors[best]:
             best = name
     return best, errors
@@ -143,8 +154,10 @@ def estimate_group(logs: Logs, rng: np.random.Generator, resamples: int, confide
     half_log: dict[str, tuple[FloatArray, FloatArray]] = {}
     spread = np.zeros(len(logs.canary))
     drift = 0.0
-    for name in ESTIMATORS[:-1]:
+    for name in ESTIMATORS:
         statistic, correction = name.split("-")
+        if correction == "lowest":
+            continue
         matrix = logs.of(statistic)
         fit = two_way_fit(matrix, logs.reference)
         values = matrix - fit.effect if correction == "corrected" else matrix
@@ -155,7 +168,9 @@ def estimate_group(logs: Logs, rng: np.random.Generator, resamples: int, confide
         half_log[name] = (centre - low, high - centre)
         if name == "p50-corrected":
             spread, drift = np.asarray(np.nanstd(draws, axis=0)), fit.drift
-    half_log["floor"] = (half := floor_half_width(logs.p10, rng, resamples, confidence), half)
+    scale = _lowest(logs, level["p50-corrected"]).half_width(confidence)
+    half = np.hypot(lowest_half_width(logs.p10, rng, resamples, confidence), scale)
+    half_log["p10-lowest"] = (half, half)
     return GroupEstimate(level, half_log, spread, drift, _halves(logs))
 
 

@@ -15,8 +15,9 @@ from hwnas.config import ProfileSection
 from hwnas.devices.models import BurstSpec
 from hwnas.devices.session import open_session
 from hwnas.errors import MeasurementFailure
-from hwnas.files import Journal, atomic_open
+from hwnas.files import Journal
 from hwnas.latency.analysis import SessionResult
+from hwnas.latency.bursts import BURSTS_FILE, save_bursts
 from hwnas.latency.measurement import OnProgress
 from hwnas.latency.measuring import measure_session
 from hwnas.latency.networks import Networks, fingerprint_here, rows_of
@@ -30,7 +31,6 @@ from hwnas.targets import Device, Fingerprint, Target, find_device
 
 TABLE_FILE = "table.jsonl"
 JOURNAL_FILE = "journal.jsonl"
-BURSTS_FILE = "bursts.npz"
 WORK_FOLDER = "work"
 
 
@@ -164,32 +164,6 @@ def _header(
         versions={"hwnas": hwnas.__version__, target.runtime: session.hello().runtimes[target.runtime].version},
         session={"estimator": result.estimator, "errors": result.errors, "drift": result.drift},
     )
-
-
-def save_bursts(path: Path, result: SessionResult) -> None:
-    """Write every burst as arrays without objects.
-
-    ``keys [k]``, then per burst ``key`` (index into keys), ``group``, ``round``, ``epoch``, ``attempts``, ``pressure``
-    and ``switches`` (NaN where unknown), ``length``; ``samples`` holds all bursts end to end.
-    """
-    cells = result.cells
-    keys = sorted({cell.key for cell in cells})
-    index = {key: number for number, key in enumerate(keys)}
-    nan = float("nan")
-    arrays: dict[str, Any] = {
-        "keys": np.array(keys, dtype=np.str_),
-        "key": np.array([index[cell.key] for cell in cells], dtype=np.int32),
-        "group": np.array([cell.group for cell in cells], dtype=np.int16),
-        "round": np.array([cell.round for cell in cells], dtype=np.int16),
-        "epoch": np.array([cell.epoch for cell in cells], dtype=np.int16),
-        "attempts": np.array([cell.attempts for cell in cells], dtype=np.int8),
-        "pressure": np.array([nan if cell.pressure is None else cell.pressure for cell in cells], dtype=np.float32),
-        "switches": np.array([nan if cell.switches is None else cell.switches for cell in cells], dtype=np.float32),
-        "length": np.array([len(cell.samples) for cell in cells], dtype=np.int32),
-        "samples": np.concatenate([cell.samples for cell in cells]) if cells else np.zeros(0),
-    }
-    with atomic_open(path, "wb") as stream:
-        np.savez_compressed(stream, **arrays)
 
 
 def _report(table: LatencyTable, path: Path, plan: ProfilePlan, result: SessionResult, seconds: float) -> ProfileReport:

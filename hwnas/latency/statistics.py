@@ -88,11 +88,47 @@ def bootstrap_medians(values: FloatArray, rng: np.random.Generator, resamples: i
     return nanmedian(values[:, draws], axis=2).T
 
 
-def floor_half_width(values: FloatArray, rng: np.random.Generator, resamples: int, confidence: float) -> FloatArray:
+@dataclass(frozen=True)
+class RobustLine:
+    """A line through points by medians (Theil 1950, Sen 1968).
+
+    Attributes:
+        x: The points' abscissae, ``[n]``; NaN where unknown.
+        fitted: The line at them, ``[n]``.
+        residual: Robust standard deviation of the points about it.
+    """
+
+    x: FloatArray
+    fitted: FloatArray
+    residual: float
+
+    @classmethod
+    def through(cls, x: FloatArray, y: FloatArray) -> RobustLine:
+        """Fit ``y [n]`` on ``x [n]``; level where there are fewer than three different points."""
+        known = np.isfinite(x) & np.isfinite(y)
+        slope = 0.0
+        if len(np.unique(x[known])) >= 3:
+            slope = float(stats.theilslopes(y[known], x[known])[0])
+        rest = y - slope * x
+        middle = float(np.median(rest[known])) if known.any() else float("nan")
+        spread = 1.4826 * median_deviation(rest[known]) if known.any() else float("nan")
+        return cls(x, middle + slope * x, spread)
+
+    def half_width(self, confidence: float) -> FloatArray:
+        """Return half-widths of the line's own interval, ``[n]``: a median's standard error, growing off the middle."""
+        known = self.x[np.isfinite(self.x)]
+        error = 1.2533 * self.residual / np.sqrt(max(len(known), 1))
+        spread = float(np.std(known)) if len(known) else 0.0
+        away = (self.x - np.mean(known)) / spread if spread > 0 else np.zeros_like(self.x)
+        quantile = float(stats.norm.ppf((1.0 + confidence) / 2.0))
+        return np.asarray(quantile * error * np.sqrt(1.0 + away**2), dtype=np.float64)
+
+
+def lowest_half_width(values: FloatArray, rng: np.random.Generator, resamples: int, confidence: float) -> FloatArray:
     """Return how far the minimum over columns may be off, ``[n]``, for ``values [n, u]`` (NaN ignored).
 
-    The bootstrap of an extreme is right only with fewer draws than there are columns (Bickel, Goetze and van Zwet 1997):
-    two thirds. A minimum is never below what was seen, so the distance that ``confidence`` of the resampled minima keep
+    The bootstrap of an extreme needs fewer draws than there are columns (Bickel, Goetze and van Zwet 1997); two thirds
+    were found to cover. A resampled minimum is never below the one seen, so the distance that ``confidence`` of them keep
     is taken on both sides.
     """
     columns = values.shape[1]

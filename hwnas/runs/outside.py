@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,15 +67,19 @@ def read_samples(path: Path) -> NDArray[Any]:
     Raises:
         ConfigError: Absent, not such a file, or an array of something else than numbers.
     """
+    array: Any
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ConfigError(
             f"--samples {path} cannot be read: {error}. Write it with numpy.save(path, array)."
         ) from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.ndim:
+    if isinstance(array, np.lib.npyio.NpzFile):
+        array.close()
+        raise ConfigError(f"--samples {path} holds several arrays; write the one of the inputs with numpy.save.")
+    if array.dtype.kind not in "fiu" or not array.ndim:
         raise ConfigError(f"--samples {path} must hold one array of numbers [n, ...], written with numpy.save.")
-    return array
+    return np.asarray(array)
 
 
 def export_given(

@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import hwnas
+from hwnas.artifacts import user_models
 from hwnas.artifacts.export import export_model, verify_artifact
 from hwnas.artifacts.package import open_package
 from hwnas.artifacts.pipeline import Artifact
@@ -132,7 +133,11 @@ def test_a_torch_module_by_import_path_in_batches(
     assert "no budget" in report.rows[-1][2]
 
 
-def test_int8_of_a_module_is_calibrated_with_given_samples(tmp_path: Path, session: Session) -> None:
+@pytest.mark.parametrize("bits", [7, 8])
+def test_int8_of_a_module_is_calibrated_with_given_samples(
+    tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    monkeypatch.setattr(user_models, "int8_weight_bits", lambda identity: bits)
     samples = np.random.default_rng(0).normal(size=(24, 1, SIDE, SIDE)).astype(np.float32)
     made = export_model(
         network(),
@@ -148,6 +153,11 @@ def test_int8_of_a_module_is_calibrated_with_given_samples(tmp_path: Path, sessi
     assert made.manifest.calibration.images == 24
     assert made.manifest.parity["output"].cosine > 0.9
     assert made.manifest.runtime.precision == "int8"
+    assert made.manifest.quantisation is not None
+    assert made.manifest.quantisation["weight_bits"] == bits
+    card = (made.folder / "README.md").read_text()
+    assert ("Weights use 7 of 8 bits" in card) == (bits == 7)
+    assert "\n\n## Licence" in card
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -178,6 +188,9 @@ def test_int8_of_an_own_model_by_the_command(tmp_path: Path) -> None:
     for name, message in [("absent", "cannot be read"), ("text", "cannot be read"), ("words", "one array of numbers")]:
         with pytest.raises(ConfigError, match=message):
             hwnas.export(words[1], target=words[3], output=tmp_path, samples=tmp_path / f"{name}.npy")
+    for source in ("run.yaml", str(tmp_path)):
+        with pytest.raises(ConfigError, match="--samples belong"):
+            hwnas.export(source, target=words[3], samples=tmp_path / "inputs.npy")
     assert not list(tmp_path.glob("local--*"))
     result = CliRunner().invoke(app, [*words, "--samples", str(tmp_path / "inputs.npy")])
     assert result.exit_code == 0, result.output

@@ -20,6 +20,8 @@ from hwnas.config import ProfileSection
 from hwnas.devices.models import BurstSpec
 from hwnas.errors import FingerprintMismatchError, RunFolderError, TableError
 from hwnas.files import Journal
+from hwnas.latency.analysis import analyse
+from hwnas.latency.bursts import BURSTS_FILE, load_bursts
 from hwnas.latency.canaries import CANARIES
 from hwnas.latency.evaluation import evaluate
 from hwnas.latency.model import LatencyModel
@@ -62,13 +64,29 @@ def test_a_profile_is_a_table_that_a_model_is_fitted_on(
 
 
 def test_raw_bursts_lie_beside_the_table(report: ProfileReport) -> None:
-    with np.load(report.table_path.parent / "bursts.npz", allow_pickle=False) as bursts:
+    with np.load(report.table_path.parent / BURSTS_FILE, allow_pickle=False) as bursts:
         assert set(CANARIES) <= set(bursts["keys"].tolist())
         assert int(bursts["length"].sum()) == len(bursts["samples"])
         assert len(bursts["key"]) == len(bursts["round"]) == len(bursts["pressure"])
     assert not (report.table_path.parent / "work").exists()
     text = report.table_path.read_text() + (report.table_path.parent / "plan.json").read_text()
     assert str(report.table_path.parent) not in text
+
+
+def test_stored_bursts_give_the_same_values_again(report: ProfileReport, tmp_path: Path) -> None:
+    cells = load_bursts(report.table_path.parent / BURSTS_FILE)
+    result = analyse(cells, list(CANARIES), Protocol.from_dict(report.table.header.protocol))
+    again = {measurement.key: measurement for measurement in result.measurements}
+    assert result.estimator == report.estimator
+    for row in report.table.measured():
+        assert again[row.key].value == pytest.approx(row.latency, rel=1e-6)
+    only = analyse(cells, list(CANARIES), Protocol.from_dict(report.table.header.protocol), estimators=["p10-lowest"])
+    assert {measurement.estimator for measurement in only.measurements} == {"p10-lowest"}
+    (tmp_path / "text.npz").write_bytes(b"no archive")
+    (tmp_path / "cut.npz").write_bytes((report.table_path.parent / BURSTS_FILE).read_bytes()[:200])
+    for path in (tmp_path / "text.npz", tmp_path / "cut.npz", tmp_path / "absent.npz"):
+        with pytest.raises(TableError, match="Profile again"):
+            load_bursts(path)
 
 
 def test_giving_the_command_again_measures_nothing(report: ProfileReport, space: MobileNetV3Space) -> None:

@@ -100,24 +100,24 @@ def test_low_quantile_is_chosen_when_medians_are_noisy_and_it_is_not() -> None:
     assert errors[name] < errors["p50-raw"]
 
 
-def test_floor_is_chosen_when_slow_phases_hit_single_networks_most_of_the_time() -> None:
+def test_the_lowest_is_chosen_when_slow_phases_hit_single_networks_most_of_the_time() -> None:
     levels, p10 = drifting(60, 8, drift=0.0, noise=0.01)
     rng = np.random.default_rng(7)
     # each network is slowed on its own in most rounds, by up to 60 %
     slowed = np.where(rng.random(p10.shape) < 0.65, 0.6 * rng.random(p10.shape), 0.0)
     found = levels_of(_logs(p10 + slowed, p10 + slowed + 0.05))
     name, errors = choose_estimator([_logs(p10 + slowed, p10 + slowed + 0.05)])
-    assert name == "floor"
-    assert errors["floor"] < errors["p10-corrected"]
+    assert name == "p10-lowest"
+    assert errors["p10-lowest"] < errors["p10-corrected"]
 
     def scatter(estimate: np.ndarray) -> float:
         return float(np.std(estimate - levels))
 
-    assert scatter(found["floor"]) < 0.2 * scatter(found["p50-corrected"])
+    assert scatter(found["p10-lowest"]) < 0.2 * scatter(found["p50-corrected"])
 
 
 @pytest.mark.parametrize("slowed", [0.0, 0.2, 0.65])
-def test_floor_intervals_cover_about_as_often_as_they_say(slowed: float) -> None:
+def test_intervals_of_the_lowest_cover_about_as_often_as_they_say(slowed: float) -> None:
     rng = np.random.default_rng(8)
 
     def floors_of(networks: int) -> np.ndarray:
@@ -127,11 +127,11 @@ def test_floor_intervals_cover_about_as_often_as_they_say(slowed: float) -> None
 
     expected = float(floors_of(20_000).min(axis=1).mean())
     values = floors_of(400)
-    half = statistics.floor_half_width(values, rng, 400, 0.95)
+    half = statistics.lowest_half_width(values, rng, 400, 0.95)
     assert 0.92 <= np.mean(np.abs(values.min(axis=1) - expected) <= half) <= 0.99
 
 
-def test_floor_ignores_missing_rounds() -> None:
+def test_the_lowest_ignores_missing_rounds() -> None:
     values = np.array([[np.nan, 2.0, 1.0], [np.nan, np.nan, np.nan]])
     lowest = statistics.nanmin(values, axis=1)
     assert lowest[0] == 1.0
