@@ -11,16 +11,14 @@ Resumes: every fine-tuned network stays in RUN/baselines.
 
 from __future__ import annotations
 
-import argparse
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _runs import keep, open_run, parser_of
 
 from hwnas.artifacts.manifest import read_manifest
-from hwnas.config import load_run_config
 from hwnas.files import read_json, write_json
 from hwnas.finetuning.plain import train_alone
 from hwnas.finetuning.two_step import finetune, try_out
@@ -134,15 +132,12 @@ def ours(run: Run, target: Target) -> dict[str, Any]:
 
 def main() -> None:
     """Compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_file", type=Path)
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="as given to hwnas run")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser = parser_of(__doc__)
     parser.add_argument("--networks", type=int, default=20)
     parser.add_argument("--target", default=None, help="default: the first target of the run")
     parser.add_argument("--only", choices=("random", "alone"), default=None, help="one baseline; the other is kept")
     arguments = parser.parse_args()
-    run = Run(load_run_config(arguments.run_file, arguments.overrides), arguments.runs)
+    run = open_run(arguments)
     threads = run.use_threads()
     target = Target.parse(arguments.target) if arguments.target else run.targets[0]
     minutes = sum(step["seconds"] for step in run.folder.steps) / 60.0
@@ -156,9 +151,7 @@ def main() -> None:
     if arguments.only != "alone":
         found["best_of_random"] = best_random(run, target, budgets_of(run)[target], arguments.networks)
         print("best of random feasible networks", found["best_of_random"], flush=True)
-    stored = read_json(RESULTS) if RESULTS.exists() else {}
-    stored[run.config.name] = {**stored.get(run.config.name, {}), "date": time.strftime("%Y-%m-%d"), **found}
-    write_json(RESULTS, stored)
+    keep(RESULTS, run, found)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,12 @@ whether the largest does; stores the figures beside this file. Resumes: bursts a
 
 from __future__ import annotations
 
-import argparse
-import time
 from pathlib import Path
 
 import numpy as np
+from _runs import keep, open_run, parser_of
 
-from hwnas.config import load_run_config
-from hwnas.files import read_json, write_json
 from hwnas.runs.budgets import budgets_of, statistic_of
-from hwnas.runs.session import Run
 from hwnas.runs.shortlist import at_statistic, measure_rows
 from hwnas.spaces.base import unique_rows
 
@@ -27,13 +23,11 @@ SEED = 20_000
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_file", type=Path)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser = parser_of(__doc__)
     parser.add_argument("--networks", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=8)
     arguments = parser.parse_args()
-    run = Run(load_run_config(arguments.run_file), arguments.runs)
+    run = open_run(arguments)
     largest = run.space.encode(run.space.largest)
     drawn = run.space.sample(np.random.default_rng(SEED), 2 * arguments.networks)
     X = np.vstack([unique_rows(drawn, [largest.tobytes()])[: arguments.networks], largest[None]])
@@ -53,9 +47,7 @@ def main() -> None:
             "largest_ms": float(values[-1]),
             "largest_breaks_it": bool(values[-1] > budget),
         }
-    stored = read_json(RESULTS) if RESULTS.exists() else {}
-    stored[run.config.name] = {"date": time.strftime("%Y-%m-%d"), "targets": entries}
-    write_json(RESULTS, stored)
+    keep(RESULTS, run, {"targets": entries})
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ where the values are consistent. Figures go beside this file.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from _runs import keep, open_run, parser_of
 from rich.console import Console
 from rich.table import Table
 
-from hwnas.config import load_run_config
-from hwnas.files import read_json, write_json
 from hwnas.latency.analysis import analyse
 from hwnas.latency.bursts import BURSTS_FILE, load_bursts
 from hwnas.latency.canaries import CANARIES
@@ -29,7 +26,6 @@ from hwnas.latency.model import LatencyModel
 from hwnas.latency.profiling import TABLE_FILE
 from hwnas.latency.protocol import Protocol
 from hwnas.latency.table import LatencyTable
-from hwnas.runs.session import Run
 from hwnas.spaces.base import SearchSpace
 
 RESULTS = Path(__file__).with_name("estimators.json")
@@ -51,14 +47,9 @@ def judge(folder: Path, space: SearchSpace[Any], estimators: Sequence[str]) -> t
 
 def main() -> None:
     """Judge and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_file", type=Path)
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="as given to hwnas run")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    arguments = parser.parse_args()
-    run = Run(load_run_config(arguments.run_file, arguments.overrides), arguments.runs)
+    run = open_run(parser_of(__doc__).parse_args())
     shown = Table("target", *ESTIMATORS, "chosen", "its MAPE", title=f"out-of-fold MAPE, run {run.config.name}")
-    entries: dict[str, Any] = {"date": time.strftime("%Y-%m-%d")}
+    entries: dict[str, Any] = {}
     for target in run.targets:
         folder = run.folder.table(target)
         alone = {name: judge(folder, run.space, [name])[1] for name in ESTIMATORS}
@@ -66,8 +57,7 @@ def main() -> None:
         entries[str(target)] = {"alone": alone, "chosen": chosen, "chosen_mape": error}
         shown.add_row(str(target), *(f"{value:.1%}" for value in alone.values()), chosen, f"{error:.1%}")
     Console(width=140).print(shown)
-    stored = read_json(RESULTS) if RESULTS.exists() else {}
-    write_json(RESULTS, {**stored, run.config.name: entries})
+    keep(RESULTS, run, entries)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,21 @@ file.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _runs import keep, open_run, parser_of
 from numpy.typing import NDArray
 
 from hwnas import registry
 from hwnas.artifacts.parity import run_images
 from hwnas.artifacts.source import Source
-from hwnas.config import load_run_config
 from hwnas.devices.fingerprint import int8_weight_bits
 from hwnas.devices.session import Session, open_session
-from hwnas.files import read_json, write_json
 from hwnas.finetuning.winner import DESCRIPTION, load_winner
-from hwnas.runs.session import Run
 from hwnas.targets import Target, find_device
 
 RESULTS = Path(__file__).with_name("int8_weight_bits.json")
@@ -53,18 +49,12 @@ def answers(session: Session, source: Source, target: Target, bits: int, images:
 
 def main() -> None:
     """Export, run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_file", type=Path)
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="as given to hwnas run")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    arguments = parser.parse_args()
-    run = Run(load_run_config(arguments.run_file, arguments.overrides), arguments.runs)
+    run = open_run(parser_of(__doc__).parse_args())
     run.use_threads()
     folders = sorted(path.parent for path in (run.path / "winners").glob(f"*/{DESCRIPTION}"))
     with open_session(find_device("local")) as session:
         identity = session.hello().identity
         entries: dict[str, Any] = {
-            "date": time.strftime("%Y-%m-%d"),
             "cpu_model": identity.get("cpu_model"),
             "bits_chosen_here": int8_weight_bits(identity),
         }
@@ -83,8 +73,7 @@ def main() -> None:
             entries[runtime] = {f"changed_with_{bits}_bits": shares for bits, shares in changed.items()}
             means = ", ".join(f"{bits} bits {np.mean(shares):.2%}" for bits, shares in changed.items())
             print(f"{runtime}: {len(folders)} winners, {len(images)} images each, changed answers: {means}")
-    stored = read_json(RESULTS) if RESULTS.exists() else {}
-    write_json(RESULTS, {**stored, run.config.name: entries})
+    keep(RESULTS, run, entries)
 
 
 if __name__ == "__main__":

@@ -388,7 +388,7 @@ def export(
         ConfigError: Something needed is not given.
         ArtifactError: Parity failed.
     """
-    from hwnas.runs.outside import export_given, export_winner_folder, read_samples
+    from hwnas.runs.outside import export_given, export_winner_folder, read_inputs
 
     path = Path(source)
     wanted = resolve_target(target, precision) if target is not None else None
@@ -414,7 +414,7 @@ def export(
         if samples is not None:
             raise ConfigError("--samples belongs to models of your own; a winner is calibrated with its run's images.")
         return [export_winner_folder(path, wanted, output, budget)]
-    shape, inputs = _shape(input_shape), None if samples is None else read_samples(samples)
+    shape, inputs = _shape(input_shape), None if samples is None else read_inputs(samples)
     return [export_given(source, wanted, output or Path("artifacts"), budget, shape, inputs, ExportSection())]
 
 

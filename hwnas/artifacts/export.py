@@ -115,6 +115,7 @@ def export_winner(
     section = section or ExportSection()
     budget = absolute(budget)
     winner = Source(module, architecture, space, data)
+    weight_bits = int8_weight_bits(session.hello().identity) if target.precision == "int8" else 8
     request = digest(
         {
             "weights": weights_digest(module.state_dict()),
@@ -125,7 +126,7 @@ def export_winner(
             "budget": budget.model_dump() if budget else None,
             "section": section.model_dump(exclude={"winners"}),
             "options": [evaluate_test, metric, seed],
-            **narrowed(target, session),
+            **narrowed(weight_bits),
         }
     )
     if (found := existing(folder, request)) is not None:
@@ -136,7 +137,7 @@ def export_winner(
     if latency_model is not None:
         predicted = prediction_of(latency_model, winner, budget.statistic if budget else "p50")
     reference = latency_model.canaries if latency_model is not None else None
-    job = _Job(winner, target, backend, session, section, budget, reference, metric, evaluate_test, seed)
+    job = _Job(winner, target, backend, session, section, budget, reference, metric, evaluate_test, seed, weight_bits)
     steps = Steps(STEPS, progress)
     with staging(folder) as work:
         parts = {
@@ -162,6 +163,7 @@ class _Job:
     metric: str
     evaluate_test: bool
     seed: int
+    weight_bits: int
 
     def run(self, work: Path, steps: Steps, parts: dict[str, Any], validation: float | None) -> Any:
         """Fill ``work`` and return the manifest."""
@@ -177,7 +179,7 @@ class _Job:
             target.precision,
             work,
             calibration=calibration,
-            weight_bits=int8_weight_bits(self.session.hello().identity),
+            weight_bits=self.weight_bits,
             batch=target.batch,
         )
         steps("loading on the target")

@@ -22,7 +22,7 @@ from hwnas.artifacts.package import entry_of, open_package
 from hwnas.artifacts.records import FileEntry, FingerprintEntry, Role, RuntimeEntry, TensorEntry
 from hwnas.artifacts.samples import SAMPLES
 from hwnas.backends.base import EXPORT_RECORD
-from hwnas.devices.fingerprint import int8_weight_bits, target_fingerprint
+from hwnas.devices.fingerprint import target_fingerprint
 from hwnas.devices.models import LoadedModel, ModelFiles, TensorInfo
 from hwnas.errors import ArtifactError
 from hwnas.files import read_json
@@ -104,10 +104,9 @@ def existing(folder: Path, request: str) -> Artifact | None:
     return Artifact(folder, manifest)
 
 
-def narrowed(target: Target, session: Session) -> dict[str, int]:
-    """Return what a request says of int8 weights that get fewer than eight bits on the device; else nothing."""
-    bits = int8_weight_bits(session.hello().identity)
-    return {"weight_bits": bits} if target.precision == "int8" and bits < 8 else {}
+def narrowed(weight_bits: int) -> dict[str, int]:
+    """Return what a request says of int8 weights of fewer than eight bits; nothing of eight."""
+    return {"weight_bits": weight_bits} if weight_bits < 8 else {}
 
 
 def weights_digest(state: Mapping[str, Any]) -> str:

@@ -115,6 +115,9 @@ def export_model(
             "int8 needs real inputs to calibrate with: an array [n, ...], written with numpy.save, as --samples FILE.npy."
         )
     images = _inputs(given.shape, samples, seed, target.precision)
+    quantising = None
+    if target.precision == "int8" and given.calibrates:
+        quantising = Quantising(images, int8_weight_bits(session.hello().identity))
     request = digest(
         {
             "source": given.digest,
@@ -122,7 +125,7 @@ def export_model(
             "target": str(target),
             "budget": budget.model_dump() if budget else None,
             "rounds": section.rounds,
-            **(narrowed(target, session) if given.calibrates else {}),
+            **(narrowed(quantising.weight_bits) if quantising else {}),
         }
     )
     if (found := existing(folder, request)) is not None:
@@ -132,7 +135,8 @@ def export_model(
     steps = Steps(STEPS, progress)
     parts: dict[str, Any] = {"name": name or folder.name, "request": request, "licence": licence}
     with staging(folder) as work:
-        files = _make(given, work, images, target, session, steps, parts)
+        steps(f"exporting for {target}")
+        files = _make(given, work, images, quantising, parts)
         _verify(given, files, images, target, session, steps, parts, work)
         steps("measuring latency")
         parts["measured"], parts["budgets"] = judge(session, files, target, budget, protocol_of(section.rounds))
@@ -146,17 +150,12 @@ def _make(
     given: Given,
     work: Path,
     images: NDArray[np.float32],
-    target: Target,
-    session: Session,
-    steps: Steps,
+    quantising: Quantising | None,
     parts: dict[str, Any],
 ) -> ModelFiles:
-    steps(f"exporting for {target}")
-    calibrated = target.precision == "int8" and given.calibrates
-    quantising = Quantising(images, int8_weight_bits(session.hello().identity)) if calibrated else None
     files = given.make(work, images, quantising)
     parts["quantisation"] = quantisation(work)
-    if calibrated:
+    if quantising is not None:
         parts["calibration"] = Calibration(digest=array_digest(images), images=len(images), split="given samples")
     return files
 

@@ -11,13 +11,12 @@ import numpy as np
 from hwnas.latency.estimation import ESTIMATORS, GroupEstimate, Logs, Shift, choose_estimator, estimate_group
 from hwnas.latency.measurement import Cell, Measurement
 from hwnas.latency.protocol import Protocol
-from hwnas.latency.statistics import FloatArray, grade_of, median_deviation, percentiles_of
+from hwnas.latency.statistics import MAD_SCALE, FloatArray, grade_of, median_deviation, percentiles_of
 
 _DISTURBED_SHARE = 0.2
 _DRIFT_LIMIT = 0.10
 _SPIKE_SCORE = 14.826
 _SPIKE_SHARE = 0.02
-_MAD_SCALE = 1.4826
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def disturbances(
 
 def spike_share(samples: FloatArray) -> float:
     """Return the share of samples above the median by a modified z-score of 14.826 (hyperfine's line)."""
-    scale = _MAD_SCALE * median_deviation(samples)
+    scale = MAD_SCALE * median_deviation(samples)
     return float(np.mean(samples - np.median(samples) > _SPIKE_SCORE * scale)) if scale > 0 else 0.0
 
 

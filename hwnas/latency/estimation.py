@@ -135,8 +135,8 @@ def choose_estimator(groups: list[Logs], among: Sequence[str] = ESTIMATORS) -> t
     A simpler estimator (earlier in ``among``) is kept unless a later one is clearly better.
     """
     usable = [logs for logs in groups if logs.p50.shape[1] >= _FEWEST_UNITS]
-    if any(int((~logs.canary).sum()) < _MANY_NETWORKS for logs in groups) and len(among) > 1:
-        among = [name for name in among if name != "p10-lowest"]
+    if any(int((~logs.canary).sum()) < _MANY_NETWORKS for logs in groups):
+        among = [name for name in among if name != "p10-lowest"] or among
     if not usable:
         return among[0], {}
     tables = [leave_one_round_out(logs) for logs in usable]

@@ -20,6 +20,9 @@ BoolArray = NDArray[np.bool_]
 PERCENTILES = {"p1": 1.0, "p10": 10.0, "p50": 50.0, "p90": 90.0, "p99": 99.0}
 """Percentiles kept of every network, over all its raw samples."""
 
+MAD_SCALE = 1.4826
+"""Standard deviation of a normal distribution, in median absolute deviations."""
+
 GRADES = (("A", 0.02), ("B", 0.05))
 """Largest relative half-width of the confidence interval for each grade; beyond the last it is C."""
 
@@ -111,7 +114,7 @@ class RobustLine:
             slope = float(stats.theilslopes(y[known], x[known])[0])
         rest = y - slope * x
         middle = float(np.median(rest[known])) if known.any() else float("nan")
-        spread = 1.4826 * median_deviation(rest[known]) if known.any() else float("nan")
+        spread = MAD_SCALE * median_deviation(rest[known]) if known.any() else float("nan")
         return cls(x, middle + slope * x, spread)
 
     def half_width(self, confidence: float) -> FloatArray:

@@ -61,7 +61,7 @@ def export_winner_folder(folder: Path, target: Target, output: Path | None, budg
         return export_for(run, winner, target, find_device(target.device), place, budget, model, advance)
 
 
-def read_samples(path: Path) -> NDArray[Any]:
+def read_inputs(path: Path) -> NDArray[Any]:
     """Return the array of a ``.npy`` file.
 
     Raises:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwnas.latency import statistics
-from hwnas.latency.estimation import ESTIMATORS, Logs, Shift, choose_estimator, leave_one_round_out
+from hwnas.latency.estimation import ESTIMATORS, Logs, Shift, choose_estimator, estimate_group, leave_one_round_out
 from hwnas.latency.estimation import levels as levels_of
 from hwnas.latency.protocol import Protocol
 
@@ -129,6 +129,26 @@ def test_intervals_of_the_lowest_cover_about_as_often_as_they_say(slowed: float)
     values = floors_of(400)
     half = statistics.lowest_half_width(values, rng, 400, 0.95)
     assert 0.92 <= np.mean(np.abs(values.min(axis=1) - expected) <= half) <= 0.99
+
+
+def test_intervals_of_the_lowest_hold_the_median_that_verification_measures() -> None:
+    rng = np.random.default_rng(0)
+    covered: list[bool] = []
+    for _ in range(8):
+        levels = np.sort(rng.uniform(-1.0, 1.0, 60))
+
+        def phases(columns: int) -> np.ndarray:
+            shape = (60, columns)
+            slowed = 0.45 * rng.random(shape) * (rng.random(shape) < 0.65)
+            return np.asarray(slowed + 0.01 * np.abs(rng.standard_normal(shape)))
+
+        truth = levels + np.median(phases(4000), axis=1)
+        p10 = levels[:, None] + phases(12)
+        estimate = estimate_group(Logs(p10, p10, np.zeros(60, dtype=bool)), rng, 200, 0.95)
+        below, above = estimate.half_log["p10-lowest"]
+        found = estimate.level["p10-lowest"]
+        covered += list((found - below <= truth) & (truth <= found + above))
+    assert 0.9 <= np.mean(covered) <= 0.99
 
 
 def test_the_lowest_ignores_missing_rounds() -> None:

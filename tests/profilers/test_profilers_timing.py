@@ -11,6 +11,8 @@ from hwnas_profilers.memory import PeakMemory
 from hwnas_profilers.protocol import Failure
 from hwnas_profilers.timing import BurstSpec, burst
 
+MIB = 1024 * 1024
+
 
 class Step:
     def __init__(self, sleep_s: float = 0.0) -> None:
@@ -84,11 +86,15 @@ def test_cores_are_the_last_allowed_ones_and_never_too_few() -> None:
 
 
 def test_peak_memory_sees_what_was_used_and_freed() -> None:
-    peak = PeakMemory()
-    if peak.growth_bytes() is None:
+    if PeakMemory().growth_bytes() is None:
         pytest.skip("this system has no /proc/self/status")
-    block = np.ones(24 * 1024 * 1024, dtype=np.uint8)
+    # The allocator serves these from its heap once it has seen one of them freed, and keeps them resident.
+    for _ in range(3):
+        kept = [np.ones(30 * MIB, dtype=np.uint8), np.ones(100)]
+        del kept[0]
+    peak = PeakMemory()
+    block = np.ones(24 * MIB, dtype=np.uint8)
     del block
     growth = peak.growth_bytes()
     assert growth is not None
-    assert growth >= 16 * 1024 * 1024
+    assert 16 * MIB <= growth <= 40 * MIB
