@@ -23,7 +23,7 @@ from hwnas.config import (
     load_run_config,
     parse_section,
 )
-from hwnas.errors import ConfigError, DeviceError, ModelFileError
+from hwnas.errors import ConfigError, DeviceError, ModelFileError, TableError
 from hwnas.files import cache_home, read_json
 from hwnas.targets import Device, find_device, load_devices, resolve_target, save_device
 
@@ -71,7 +71,11 @@ def _config(config: RunConfig | Path | str) -> RunConfig:
 
 
 def _space_and_profile(space: Any, overrides: Sequence[str]) -> tuple[SearchSpace[Any], ProfileSection]:
-    """Read ``--space``: a registered name, a file with ``name`` and ``settings``, or a run file; with overrides."""
+    """Read ``--space``: a registered name, a file with ``name`` and ``settings``, a run file, or a space; with overrides."""
+    from hwnas.spaces.base import SearchSpace
+
+    if isinstance(space, SearchSpace):
+        return space, parse_section(ProfileSection, apply_overrides({}, overrides).get("profile", {}), "profile")
     raw: dict[str, Any] = {"space": {"name": str(space)}}
     path = Path(str(space))
     if path.suffix in (".yaml", ".yml") or path.is_file():
@@ -124,17 +128,63 @@ def profile(
     """
     from hwnas.latency.store import folder_name, user_root
     from hwnas.runs.profiling import profile_folder
-    from hwnas.spaces.base import SearchSpace
 
     wanted = resolve_target(target, precision)
-    if isinstance(space, SearchSpace):
-        resolved, section = space, parse_section(ProfileSection, apply_overrides({}, overrides), "profile")
-    else:
-        resolved, section = _space_and_profile(space, overrides)
+    resolved, section = _space_and_profile(space, overrides)
     if budget_minutes is not None:
         section = section.model_copy(update={"budget_minutes": budget_minutes})
     folder = output or user_root() / folder_name(wanted, resolved)
     return profile_folder(wanted, resolved, section, folder, find_device(wanted.device))
+
+
+def transfer_table(
+    target: str,
+    space: Any = "mobilenetv3",
+    *,
+    sources: Sequence[Path] = (),
+    networks: int = 20,
+    held_out: int = 10,
+    precision: str | None = None,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+) -> Fitted:
+    """Make the latency model of a new target from models of other targets and a few measurements; resumes.
+
+    Args:
+        target: ``DEVICE/RUNTIME-PRECISION[-tN][-bN]``.
+        space: As for :func:`profile`.
+        sources: Folders of tables to transfer from; every table of this space that can be found by default.
+        networks: Networks to measure and fit on, 10 or more.
+        held_out: Networks to measure and judge by.
+        precision: Must agree with the target.
+        overrides: As for :func:`profile`.
+        output: Folder of table and model; the user's data folder by default.
+
+    Raises:
+        TableError: There is nothing to transfer from.
+        HwnasError: Target, space, device or runtime cannot be used.
+    """
+    from hwnas.devices.session import open_session
+    from hwnas.latency.model import LatencyModel
+    from hwnas.latency.networks import fingerprint_here
+    from hwnas.latency.store import find_sources, folder_name, user_root
+    from hwnas.runs.profiling import profile_folder
+
+    wanted = resolve_target(target, precision)
+    sizes = (f"profile.networks={networks}", f"profile.held_out={held_out}")
+    resolved, section = _space_and_profile(space, (*overrides, *sizes))
+    device = find_device(wanted.device)
+    with open_session(device) as session:
+        here = fingerprint_here(session, wanted)
+    found = find_sources(wanted, resolved, here, sources)
+    if not found:
+        raise TableError(
+            f"there is no latency model of another target for space {resolved.name} (digest {resolved.digest[:12]}) to "
+            f"transfer to {wanted} from. Profile one, or this target itself: hwnas profile --target {wanted}"
+        )
+    models = [LatencyModel.load(stored.model_folder, resolved) for stored in found]
+    folder = output or user_root() / folder_name(wanted, resolved)
+    return profile_folder(wanted, resolved, section, folder, device, models)
 
 
 def fit(folder: Path, *, coverage: float = 0.9, seed: int = 0) -> Fitted:
@@ -211,15 +261,16 @@ def predict(
         TableError: No model fits this machine, target and space.
     """
     from hwnas.devices.session import open_session
-    from hwnas.latency.model import LatencyModel
     from hwnas.latency.networks import fingerprint_here
+    from hwnas.latency.predictor import LatencyPredictor
     from hwnas.latency.store import MODEL_FOLDER, require_table
+    from hwnas.latency.transferred import load_model
 
     wanted = resolve_target(target, precision)
     with open_session(find_device(wanted.device)) as session:
         here = fingerprint_here(session, wanted)
     if folder is not None:
-        model = LatencyModel.load(Path(folder) / MODEL_FOLDER, fingerprint=here)
+        model: LatencyPredictor = load_model(Path(folder) / MODEL_FOLDER, fingerprint=here)
     else:
         resolved, _ = _space_and_profile(space, overrides)
         model = require_table(wanted, resolved, here).load_model(resolved)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from hwnas.backends.base import Backend
     from hwnas.datasets.data import ImageData
     from hwnas.devices.session import Session
-    from hwnas.latency.model import LatencyModel
+    from hwnas.latency.predictor import LatencyPredictor
 
 __all__ = ["Artifact", "VerifyReport", "export_model", "export_winner", "verify_artifact"]
 
@@ -70,7 +70,7 @@ def export_winner(
     folder: Path,
     section: ExportSection | None = None,
     budget: Budget | None = None,
-    latency_model: LatencyModel | None = None,
+    latency_model: LatencyPredictor | None = None,
     prediction: Predicted | None = None,
     name: str | None = None,
     validation_accuracy: float | None = None,

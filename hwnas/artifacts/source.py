@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hwnas.datasets.data import ImageData
     from hwnas.datasets.split import Split
-    from hwnas.latency.model import LatencyModel
+    from hwnas.latency.predictor import LatencyPredictor
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Source:
         }
 
 
-def prediction_of(model: LatencyModel, source: Source, statistic: str) -> Predicted:
+def prediction_of(model: LatencyPredictor, source: Source, statistic: str) -> Predicted:
     """Return what the latency model says of the architecture before it is measured."""
     answer = model.predict(source.space.encode(source.architecture)[None], statistic)
     return Predicted(

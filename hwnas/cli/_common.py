@@ -6,9 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from hwnas.runs.profiling import Fitted
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 SetOption = Annotated[
@@ -50,3 +53,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in rows:
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
     Console().print(table)
+
+
+def print_fitted(fitted: Fitted, as_json: bool) -> None:
+    """Print how good a latency model is and where it lies."""
+    if as_json:
+        print_json(fitted.as_dict())
+    else:
+        print_table(f"latency model of {fitted.target}", ("what", "value"), fitted.rows)
+        print(f"table and model: {fitted.folder}")

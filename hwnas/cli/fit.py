@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwnas.cli._common import JsonFlag, print_json, print_table
+from hwnas.cli._common import JsonFlag, print_fitted
 
 
 def fit(
@@ -20,8 +20,4 @@ def fit(
     from hwnas import api
 
     result = api.fit(folder, coverage=coverage, seed=seed)
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        print_table(f"latency model of {result.target}", ("what", "value"), result.rows)
-        print(f"table and model: {result.folder}")
+    print_fitted(result, as_json)

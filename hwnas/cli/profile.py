@@ -13,8 +13,7 @@ from hwnas.cli._common import (
     SetOption,
     SpaceOption,
     TargetOption,
-    print_json,
-    print_table,
+    print_fitted,
 )
 
 
@@ -39,8 +38,4 @@ def profile(
     result = api.profile(
         target, space, precision=precision, overrides=overrides, budget_minutes=budget_minutes, output=output
     )
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        print_table(f"latency model of {result.target}", ("what", "value"), result.rows)
-        print(f"table and model: {result.folder}")
+    print_fitted(result, as_json)

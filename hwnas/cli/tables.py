@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
-from hwnas.cli._common import JsonFlag, print_json, print_table
+from hwnas.cli._common import (
+    JsonFlag,
+    PrecisionOption,
+    SetOption,
+    SpaceOption,
+    TargetOption,
+    print_fitted,
+    print_json,
+    print_table,
+)
 
-app = typer.Typer(help="List, show, compare and merge latency tables.", no_args_is_help=True)
+app = typer.Typer(help="List, show, compare, merge and transfer latency tables.", no_args_is_help=True)
 
 
 @app.command("ls")
@@ -73,3 +82,38 @@ def merge(
         print_json(result)
     else:
         print(f"{result['networks']} networks in {result['folder']}")
+
+
+@app.command("transfer")
+def transfer(
+    target: TargetOption,
+    space: SpaceOption = "mobilenetv3",
+    sources: Annotated[
+        list[Path], typer.Option("--from", help="Folder of a table to transfer from; all of this space by default.")
+    ] = [],
+    networks: Annotated[int, typer.Option(min=10, help="Networks to measure and fit on.")] = 20,
+    held_out: Annotated[int, typer.Option(min=0, help="Networks to measure and judge by.")] = 10,
+    precision: PrecisionOption = None,
+    overrides: SetOption = [],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of table and model (default: the user's data folder).")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make the latency model of a new target from tables of other targets and 10 to 50 measurements.
+
+    The same command resumes. ``--set`` takes what it takes for ``hwnas profile``.
+    """
+    from hwnas import api
+
+    result = api.transfer_table(
+        target,
+        space,
+        sources=sources,
+        networks=networks,
+        held_out=held_out,
+        precision=precision,
+        overrides=overrides,
+        output=output,
+    )
+    print_fitted(result, as_json)

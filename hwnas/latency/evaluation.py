@@ -13,7 +13,8 @@ from hwnas.errors import TableError
 from hwnas.latency.base_models import row_weights
 from hwnas.latency.features import PHYSICAL, FeatureExtractor
 from hwnas.latency.lut import fit_prices, kernel_prices
-from hwnas.latency.model import LatencyModel
+from hwnas.latency.model import FEWEST_ROWS, LatencyModel
+from hwnas.latency.predictor import LatencyPredictor
 from hwnas.latency.regressor import inputs_of
 from hwnas.latency.rows import LatencyRow, encodings_of, latencies_of
 from hwnas.latency.statistics import FloatArray
@@ -80,7 +81,7 @@ def score(
     )
 
 
-def evaluate(model: LatencyModel, rows: Sequence[LatencyRow]) -> Scores:
+def evaluate(model: LatencyPredictor, rows: Sequence[LatencyRow]) -> Scores:
     """Score a model on measured rows.
 
     Raises:
@@ -133,20 +134,21 @@ def test_retest(rows: Sequence[LatencyRow]) -> Scores | None:
 
 
 def compare(
-    table: LatencyTable, model: LatencyModel, space: SearchSpace[Architecture], seed: int = 0
+    table: LatencyTable, model: LatencyPredictor, space: SearchSpace[Architecture], seed: int = 0
 ) -> dict[str, Scores]:
     """Score a table's latency model, its baselines and the repeated measurement on the held-out rows.
 
     Returns:
-        Name -> scores: ``model``, ``without_lut``, ``block_lut`` (if kernels were profiled), ``macs``, ``test_retest``
-        (if rows have halves).
+        Name -> scores: ``model``, ``without_lut`` (if there are rows enough), ``block_lut`` (if kernels were profiled),
+        ``macs``, ``test_retest`` (if rows have halves).
 
     Raises:
         TableError: No held-out rows, or too few rows to fit on.
     """
     train, held_out = table.measured("train", "search"), table.measured("held_out")
     results = {"model": evaluate(model, held_out)}
-    results["without_lut"] = evaluate(LatencyModel.fit(table, space, use_lut=False, seed=seed), held_out)
+    if len(train) >= FEWEST_ROWS:
+        results["without_lut"] = evaluate(LatencyModel.fit(table, space, use_lut=False, seed=seed), held_out)
     extractor, measured = model.extractor, latencies_of(held_out)
     baselines = {"block_lut": block_sums(train, extractor), "macs": macs_line(train, extractor)}
     results |= {name: score(predict(held_out), measured) for name, predict in baselines.items() if predict is not None}

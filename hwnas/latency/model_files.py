@@ -1,11 +1,11 @@
-"""The files of a latency model: ``model.json`` and XGBoost's own UBJSON, each booster's digest in the former."""
+"""The files of latency models: ``model.json`` and, beside it, XGBoost's own UBJSON, each booster's digest in the former."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xgboost as xgb
@@ -13,12 +13,19 @@ import xgboost as xgb
 from hwnas import registry
 from hwnas.errors import HwnasError, RunFolderError, TableError
 from hwnas.files import read_json, sha256_file, write_bytes, write_json
+from hwnas.latency.conformal import Conformal
+from hwnas.latency.features import FeatureExtractor
 from hwnas.latency.lut import BlockPrices
+from hwnas.latency.predictor import Domain, Tail
 from hwnas.latency.regressor import THREADS, Base, Regressor
 from hwnas.spaces.base import Architecture, SearchSpace
+from hwnas.targets import Fingerprint, Target
 
 SCHEMA = 1
 """Version of the files."""
+
+Kind = Literal["measured", "transferred"]
+"""Fitted on the target's own networks, or transferred from models of other targets."""
 
 MODEL_FILE = "model.json"
 _MEND = "Fit it again from its table: hwnas fit."
@@ -52,13 +59,18 @@ def _regressor_dict(regressor: Regressor, file: str, sha256: str) -> dict[str, A
 
 
 def save(folder: Path, content: dict[str, Any], full: Regressor, folds: tuple[Regressor, ...]) -> None:
-    """Write boosters first and ``model.json`` last, so that an interrupted save is no model."""
+    """Write the files of a measured model: boosters first, so that an interrupted save is no model."""
     entries = []
     for index, regressor in enumerate((full, *folds)):
         path = folder / _booster_name(index)
         write_bytes(path, bytes(regressor.booster.save_raw("ubj")))
         entries.append(_regressor_dict(regressor, path.name, sha256_file(path)))
-    write_json(folder / MODEL_FILE, {"schema": SCHEMA, **content, "regressors": entries})
+    write_description(folder, "measured", {**content, "regressors": entries})
+
+
+def write_description(folder: Path, kind: Kind, content: dict[str, Any]) -> None:
+    """Write ``model.json``, always last."""
+    write_json(folder / MODEL_FILE, {"schema": SCHEMA, "kind": kind, **content})
 
 
 def _load_regressor(folder: Path, entry: dict[str, Any]) -> Regressor:
@@ -76,11 +88,11 @@ def _load_regressor(folder: Path, entry: dict[str, Any]) -> Regressor:
     return Regressor(base, booster, float(entry["shrink"]))
 
 
-def load(folder: Path) -> tuple[dict[str, Any], Regressor, tuple[Regressor, ...]]:
-    """Read what :func:`save` wrote.
+def read_description(folder: Path) -> tuple[Kind, dict[str, Any]]:
+    """Return the kind of the model in ``folder`` and what its ``model.json`` says.
 
     Raises:
-        TableError: A file is absent, damaged or of another version.
+        TableError: The file is absent, damaged, of another version or of an unknown kind.
     """
     path = folder / MODEL_FILE
     try:
@@ -90,12 +102,47 @@ def load(folder: Path) -> tuple[dict[str, Any], Regressor, tuple[Regressor, ...]
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
         raise TableError(f"{path}: expected a latency model of schema {SCHEMA}, got {found!r}. {_MEND}")
+    kind = content.get("kind", "measured")
+    if kind not in get_args(Kind):
+        raise TableError(f"{path}: kind={kind!r} must be one of {', '.join(get_args(Kind))}. {_MEND}")
+    return kind, content
+
+
+def load_regressors(folder: Path, content: dict[str, Any]) -> tuple[Regressor, tuple[Regressor, ...]]:
+    """Read the predictors of a measured model.
+
+    Raises:
+        TableError: A file is absent or damaged.
+    """
     try:
         with explain(folder):
             regressors = [_load_regressor(folder, entry) for entry in content["regressors"]]
-            return content, regressors[0], tuple(regressors[1:])
+            return regressors[0], tuple(regressors[1:])
     except xgb.core.XGBoostError as error:
         raise TableError(f"a booster of {folder} cannot be read ({str(error).splitlines()[0]}). {_MEND}") from error
+
+
+def common_of(content: dict[str, Any], folder: Path, space: SearchSpace[Architecture] | None) -> dict[str, Any]:
+    """Return the fields that every kind of model has.
+
+    Raises:
+        TableError: The model is damaged, of another space or of other features.
+    """
+    with explain(folder):
+        target = Target.parse(content["target"])
+        space = space_of(content, folder, space)
+        extractor = FeatureExtractor(space, target.precision)
+        require_schema(content, dict(extractor.schema), folder)
+        return {
+            "target": target,
+            "fingerprint": Fingerprint.from_dict(content["fingerprint"]),
+            "space": space,
+            "extractor": extractor,
+            "conformal": Conformal(**content["conformal"]),
+            "tails": {name: Tail(**tail) for name, tail in content["tails"].items()},
+            "domain": Domain(*np.asarray(content["limits"], dtype=np.float64)),
+            "facts": content["facts"],
+        }
 
 
 def space_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 from hwnas.config import ProfileSection
 from hwnas.errors import RunFolderError
 from hwnas.files import read_json, write_json
+from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import KERNEL_RUNS, Networks
 from hwnas.latency.protocol import Protocol
 from hwnas.latency.resident import WARM_UP
-from hwnas.latency.sampling import SamplingPlan, plan_networks
+from hwnas.latency.sampling import plan_networks
+from hwnas.latency.transferred import plan_anchors
 from hwnas.spaces.base import Architecture, IntArray, SearchSpace
 from hwnas.targets import Fingerprint, Target
 
@@ -153,7 +156,11 @@ def fit_budget(plan: ProfilePlan, cost: Cost, budget_minutes: float | None) -> P
 
 
 def identity_of_plan(
-    target: Target, space: SearchSpace[Architecture], section: ProfileSection, fingerprint: Fingerprint
+    target: Target,
+    space: SearchSpace[Architecture],
+    section: ProfileSection,
+    fingerprint: Fingerprint,
+    sources: Sequence[LatencyModel] = (),
 ) -> dict[str, Any]:
     """Return what must be equal for a profile to go on in a folder; coverage and budget do not change what is measured."""
     asked = section.model_dump(mode="json", exclude={"coverage", "budget_minutes", "reuse"})
@@ -162,6 +169,7 @@ def identity_of_plan(
         "space": space.digest,
         "section": asked,
         "identity": fingerprint.identity_digest,
+        "sources": [source.facts["table"] for source in sources] or None,
     }
 
 
@@ -172,14 +180,15 @@ def obtain_plan(
     folder: Path,
     fingerprint: Fingerprint,
     protocol: Protocol,
+    sources: Sequence[LatencyModel] = (),
 ) -> ProfilePlan:
-    """Return the plan kept in ``folder``, or make it and keep it there.
+    """Return the plan kept in ``folder``, or make it and keep it there; with ``sources``, of networks to transfer by.
 
     Raises:
         RunFolderError: The folder holds a profile of something else; what differs is named.
     """
     path = folder / PLAN_FILE
-    identity = identity_of_plan(networks.target, networks.space, section, fingerprint)
+    identity = identity_of_plan(networks.target, networks.space, section, fingerprint, sources)
     if path.exists():
         stored = read_json(path)
         differing = [name for name, value in identity.items() if stored.get("identity", {}).get(name) != value]
@@ -192,8 +201,12 @@ def obtain_plan(
             return ProfilePlan.from_dict(stored["plan"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RunFolderError(f"{path} is damaged ({error!r}). Delete {folder} to profile anew.") from error
-    sampled: SamplingPlan = plan_networks(networks.space, section.networks, section.held_out, section.seed)
-    kernels = min(len(sampled.train), max(sampled.n_covering, _FEWEST_KERNELS))
+    size = section.networks, section.held_out, section.seed
+    if sources:
+        sampled, kernels = plan_anchors(networks.space, sources, *size), 0
+    else:
+        sampled = plan_networks(networks.space, *size)
+        kernels = min(len(sampled.train), max(sampled.n_covering, _FEWEST_KERNELS))
     plan = ProfilePlan(sampled.train, sampled.held_out, kernels, protocol, 0.0, (), sampled.coverage)
     plan = fit_budget(plan, probe_cost(session, networks, protocol), section.budget_minutes)
     write_json(path, {"identity": identity, "plan": plan.as_dict()})

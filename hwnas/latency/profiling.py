@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hwnas.latency.analysis import SessionResult
 from hwnas.latency.bursts import BURSTS_FILE, save_bursts
 from hwnas.latency.measurement import OnProgress
 from hwnas.latency.measuring import measure_session
+from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import Networks, fingerprint_here, rows_of
 from hwnas.latency.profile_plan import ProfilePlan, obtain_plan
 from hwnas.latency.protocol import Protocol
@@ -85,6 +87,7 @@ def profile_target(
     *,
     device: Device | None = None,
     protocol: Protocol | None = None,
+    sources: Sequence[LatencyModel] = (),
     on_progress: OnProgress | None = None,
 ) -> ProfileReport:
     """Make the latency table of a target for a space in ``folder``.
@@ -99,6 +102,7 @@ def profile_target(
         folder: Where everything goes.
         device: The device; found by the target's device name unless given.
         protocol: Measuring protocol; made from the section unless given.
+        sources: Models of other targets to transfer from: the networks are then chosen for that, and kernels left alone.
         on_progress: Called with steps that add up to 1.
 
     Raises:
@@ -112,7 +116,8 @@ def profile_target(
     networks = Networks(space, target, folder / WORK_FOLDER)
     with open_session(device or find_device(target.device)) as session:
         fingerprint = fingerprint_here(session, target)
-        plan = _plan(session, networks, section, folder, fingerprint, protocol or protocol_of(section))
+        wanted = protocol or protocol_of(section)
+        plan = _plan(session, networks, section, folder, fingerprint, wanted, sources)
         splits: dict[str, Split] = {}
         splits |= {networks.item(row).key: "train" for row in plan.train}
         splits |= {networks.item(row).key: "held_out" for row in plan.held_out}
@@ -135,9 +140,10 @@ def _plan(
     folder: Path,
     fingerprint: Fingerprint,
     protocol: Protocol,
+    sources: Sequence[LatencyModel],
 ) -> ProfilePlan:
     try:
-        return obtain_plan(session, networks, section, folder, fingerprint, protocol)
+        return obtain_plan(session, networks, section, folder, fingerprint, protocol, sources)
     except MeasurementFailure as failure:
         raise type(failure)(
             failure.kind, f"the smallest or largest network does not run on {networks.target}: {failure.detail}"

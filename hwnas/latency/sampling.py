@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,10 +47,10 @@ def plan_networks(space: SearchSpace[Architecture], count: int, held_out: int, s
     Raises:
         SpaceError: The space has too few architectures.
     """
-    extremes = np.stack([space.encode(space.smallest), space.encode(space.largest)])
-    judges = _draw(space, np.random.default_rng([seed, 1]), held_out, {row.tobytes() for row in extremes})
-    taken = {row.tobytes() for row in [*extremes, *judges]}
-    pool = _draw(space, np.random.default_rng([seed, 2]), max(_POOL, 10 * count), taken, at_most=True)
+    extremes = extremes_of(space)
+    judges = held_out_networks(space, held_out, seed)
+    rng = np.random.default_rng([seed, 2])
+    pool = draw(space, rng, max(_POOL, 10 * count), [*extremes, *judges], at_most=True)
     if len(pool) + len(extremes) < count:
         raise SpaceError(
             f"space {space.name} has too few architectures for {count} measured and {held_out} held-out networks "
@@ -62,20 +63,44 @@ def plan_networks(space: SearchSpace[Architecture], count: int, held_out: int, s
     macs = extractor.matrix(pool)[:, [PHYSICAL.index(name) for name in PHYSICAL if name.startswith("macs_")]]
     rest = stratified(macs.sum(axis=1), covering, count - 2 - len(covering), np.random.default_rng([seed, 3]))
     train = np.concatenate([extremes, pool[covering], pool[rest]]) if count > 1 else extremes[:1]
-    known = np.unique(np.concatenate([extreme_ids.ravel(), pool_ids[[*covering, *rest]].ravel()]))
-    share = float(np.sum(known != ABSENT)) / max(len(extractor.indexer.keys), 1)
+    share = covered_share(extractor, np.concatenate([extreme_ids, pool_ids[[*covering, *rest]]]))
     return SamplingPlan(train, judges, 2 + len(covering), share)
 
 
-def _draw(
-    space: SearchSpace[Architecture], rng: np.random.Generator, count: int, exclude: set[bytes], at_most: bool = False
+def covered_share(extractor: FeatureExtractor, ids: Ids) -> float:
+    """Return the share of the block keys met so far that ``ids [n, positions]`` hold."""
+    return float(np.sum(np.unique(ids) != ABSENT)) / max(len(extractor.indexer.keys), 1)
+
+
+def extremes_of(space: SearchSpace[Architecture]) -> IntArray:
+    """Return the encodings of the smallest and the largest network, ``[2, n_genes]``."""
+    return np.stack([space.encode(space.smallest), space.encode(space.largest)])
+
+
+def held_out_networks(space: SearchSpace[Architecture], count: int, seed: int) -> IntArray:
+    """Return the networks that only judge, ``[count, n_genes]``: the same ones whatever else is measured."""
+    return draw(space, np.random.default_rng([seed, 1]), count, list(extremes_of(space)))
+
+
+def draw(
+    space: SearchSpace[Architecture],
+    rng: np.random.Generator,
+    count: int,
+    exclude: Sequence[IntArray],
+    at_most: bool = False,
 ) -> IntArray:
+    """Return ``count`` different random encodings, ``[count, n_genes]``, none of those in ``exclude``.
+
+    Raises:
+        SpaceError: There are not so many, and not ``at_most``.
+    """
+    taken = tuple({row.tobytes() for row in exclude})
     found = np.zeros((0, space.n_genes), dtype=np.int64)
     for _ in range(20):
         if len(found) >= count:
             break
         batch = space.sample(rng, max(2 * (count - len(found)), 16))
-        found = unique_rows(np.concatenate([found, batch]), tuple(exclude))
+        found = unique_rows(np.concatenate([found, batch]), taken)
     if len(found) < count and not at_most:
         raise SpaceError(f"space {space.name} has too few architectures: {count} wanted, {len(found)} found.")
     return found[:count]

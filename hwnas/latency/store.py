@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,9 +20,10 @@ import hwnas
 from hwnas.errors import TableError
 from hwnas.files import data_home
 from hwnas.latency.model import LatencyModel
-from hwnas.latency.model_files import MODEL_FILE
+from hwnas.latency.model_files import MODEL_FILE, read_description
 from hwnas.latency.profiling import TABLE_FILE
 from hwnas.latency.table import LatencyTable, TableHeader
+from hwnas.latency.transferred import TransferredModel, load_model
 from hwnas.spaces.base import Architecture, SearchSpace
 from hwnas.targets import Fingerprint, Target
 
@@ -30,6 +31,7 @@ Place = Literal["run", "user", "shipped"]
 
 MODEL_FOLDER = "model"
 LATENCY_FOLDER = "tables"
+SIMULATED = "simulated"
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,14 @@ class StoredTable:
 
     def load_model(
         self, space: SearchSpace[Architecture] | None = None, fingerprint: Fingerprint | None = None
-    ) -> LatencyModel:
+    ) -> LatencyModel | TransferredModel:
         """Read the model fitted from it.
 
         Raises:
             TableError: There is none, or it is damaged or of another space.
             FingerprintMismatchError: It was made on another machine or setting.
         """
-        return LatencyModel.load(self.model_folder, space, fingerprint)
+        return load_model(self.model_folder, space, fingerprint)
 
 
 def shipped_root() -> Path:
@@ -167,6 +169,54 @@ def find_table(
         elif not stored.header.fingerprint.differences(fingerprint):
             return stored
     return None
+
+
+def find_sources(
+    target: Target,
+    space: SearchSpace[Architecture],
+    fingerprint: Fingerprint,
+    folders: Sequence[Path] = (),
+    run_folder: Path | None = None,
+) -> list[StoredTable]:
+    """Return tables with a measured model for this space that are not this target's own on this machine.
+
+    Args:
+        target: The target to be transferred to.
+        space: Its space.
+        fingerprint: Its machine and setting.
+        folders: Folders of tables to take; all that can be found unless given.
+        run_folder: A run's folder to look in too.
+
+    Raises:
+        TableError: A folder given holds no table, or none with a measured model of this space, or is the target itself.
+    """
+    if folders:
+        tables = [StoredTable(folder / TABLE_FILE, "user", read_header(folder / TABLE_FILE)) for folder in folders]
+    else:
+        tables, _ = list_tables(run_folder)
+    found: dict[tuple[str, str], StoredTable] = {}
+    for stored in tables:
+        reason = _unfit_source(stored, target, space, fingerprint)
+        if reason and folders:
+            raise TableError(f"{stored.path.parent} cannot be transferred to {target}: {reason}.")
+        if not reason:
+            header = stored.header
+            found.setdefault((str(header.target), header.fingerprint.identity_digest), stored)
+    return list(found.values())
+
+
+def _unfit_source(
+    stored: StoredTable, target: Target, space: SearchSpace[Architecture], fingerprint: Fingerprint
+) -> str | None:
+    if stored.header.space_digest != space.digest:
+        return f"it is of space {stored.header.space}-{stored.header.space_digest[:12]}, not {space.name}-{space.digest[:12]}"
+    if (stored.header.target.runtime == SIMULATED) != (target.runtime == SIMULATED):
+        return "one of the two is a simulated device"
+    if not stored.has_model:
+        return "it has no model; say: hwnas fit FOLDER"
+    if read_description(stored.model_folder)[0] != "measured":
+        return "its model was itself transferred"
+    return None if stored.header.fingerprint.differences(fingerprint) else "it is that target's own table"
 
 
 def require_table(

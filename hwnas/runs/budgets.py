@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.config import Statistic
-from hwnas.latency.model import LatencyModel, Prediction
+from hwnas.latency.predictor import LatencyPredictor, Prediction
 from hwnas.latency.profiling import TABLE_FILE
 from hwnas.latency.table import LatencyTable
 from hwnas.runs.profiling import model_of
@@ -26,7 +26,7 @@ class AtStatistic:
         statistic: ``p50``, ``p90`` or ``p99``.
     """
 
-    def __init__(self, model: LatencyModel, statistic: str) -> None:
+    def __init__(self, model: LatencyPredictor, statistic: str) -> None:
         self.model = model
         self.statistic = statistic
 
@@ -35,7 +35,7 @@ class AtStatistic:
         return self.model.predict(X, self.statistic)
 
 
-def resolve_budget(run: Run, target: Target, model: LatencyModel) -> float | None:
+def resolve_budget(run: Run, target: Target, model: LatencyPredictor) -> float | None:
     """Return the budget of a target in its unit, None without one.
 
     A relative budget refers to the largest network of the space as it was measured for the table; where that one
@@ -48,7 +48,7 @@ def resolve_budget(run: Run, target: Target, model: LatencyModel) -> float | Non
     return _largest(run, target, model, budget.statistic) * (1.0 + float(budget.relative.rstrip("%")) / 100.0)
 
 
-def _largest(run: Run, target: Target, model: LatencyModel, statistic: Statistic) -> float:
+def _largest(run: Run, target: Target, model: LatencyPredictor, statistic: Statistic) -> float:
     largest = run.space.encode(run.space.largest)
     table = LatencyTable.load(run.folder.table(target) / TABLE_FILE)
     for row in table.measured():
@@ -91,7 +91,7 @@ def problem_of(run: Run) -> Problem:
     )
 
 
-def predicted_row(model: LatencyModel, encoding: IntArray, statistic: str) -> dict[str, float]:
+def predicted_row(model: LatencyPredictor, encoding: IntArray, statistic: str) -> dict[str, float]:
     """Return value and interval of one encoding as plain data."""
     prediction = model.predict(np.atleast_2d(encoding), statistic)
     return {name: float(getattr(prediction, name)[0]) for name in ("value", "low", "high")}

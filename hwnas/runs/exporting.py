@@ -13,7 +13,7 @@ from hwnas.config import Budget
 from hwnas.devices.session import open_session
 from hwnas.errors import HwnasError, MeasurementFailure, ModelFileError, RefusedError
 from hwnas.finetuning.winner import Winner
-from hwnas.latency.model import LatencyModel
+from hwnas.latency.predictor import LatencyPredictor
 from hwnas.progress import Advance, progress_bar
 from hwnas.runs.budgets import statistic_of
 from hwnas.runs.profiling import model_of
@@ -42,7 +42,7 @@ def export_for(
     device: Device,
     folder: Path,
     budget: Budget | None,
-    model: LatencyModel | None,
+    model: LatencyPredictor | None,
     advance: Advance,
 ) -> Artifact:
     """Export a run's winner for a target into ``folder`` and verify it; a finished artifact of the same request is reused.

@@ -19,8 +19,8 @@ from hwnas.config import Budget, ExportSection, load_run_config
 from hwnas.devices.session import open_session
 from hwnas.errors import ConfigError
 from hwnas.finetuning.winner import load_winner
-from hwnas.latency.model import LatencyModel
 from hwnas.latency.store import MODEL_FOLDER
+from hwnas.latency.transferred import load_model
 from hwnas.progress import progress_bar
 from hwnas.runs.budgets import resolve_budget, statistic_of
 from hwnas.runs.exporting import export_for
@@ -53,7 +53,7 @@ def export_winner_folder(folder: Path, target: Target, output: Path | None, budg
         budget = Budget(max_ms=resolve_budget(run, target, model_of(run, target)), statistic=statistic)
     winner = load_winner(folder, run.space)
     model_folder = run.folder.table(target) / MODEL_FOLDER
-    model = LatencyModel.load(model_folder, run.space) if model_folder.is_dir() else None
+    model = load_model(model_folder, run.space) if model_folder.is_dir() else None
     if model is not None:
         require_here(model, find_device(target.device))
     place = (output or Path("artifacts")) / f"{target.slug}--{folder.name}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,25 @@ from hwnas.config import ProfileSection
 from hwnas.devices.session import open_session
 from hwnas.errors import TableError
 from hwnas.files import write_json
-from hwnas.latency.evaluation import Scores, compare
+from hwnas.latency.evaluation import Scores, compare, evaluate
 from hwnas.latency.model import LatencyModel
+from hwnas.latency.model_files import MODEL_FILE, read_description
 from hwnas.latency.networks import fingerprint_here
+from hwnas.latency.predictor import LatencyPredictor
 from hwnas.latency.profile_plan import PLAN_FILE
 from hwnas.latency.profiling import TABLE_FILE, ProfileReport, profile_target
 from hwnas.latency.rows import encodings_of, latencies_of
 from hwnas.latency.store import MODEL_FOLDER, find_table
 from hwnas.latency.table import LatencyTable
+from hwnas.latency.transferred import TransferredModel, load_model
 from hwnas.progress import progress_bar
 from hwnas.runs.session import Run
 from hwnas.spaces.base import SearchSpace
 from hwnas.targets import Device, Target
 
 EVALUATION = "evaluation.json"
+CURVE = (5, 10, 20, 50, 100)
+"""Numbers of measured networks that a transferred model is also judged with."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Fitted:
         scores: Name (``model``, baselines, ``test-retest``) -> scores on the held-out networks.
         networks: Networks in the table.
         notes: What a person should know, as sentences.
+        sources: What the model was transferred from; empty if it stands on its own measurements alone.
+        curve: Of a transferred model: measured networks used -> scores.
     """
 
     folder: Path
@@ -45,6 +53,8 @@ class Fitted:
     scores: dict[str, Scores]
     networks: int
     notes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    curve: dict[int, Scores] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[tuple[str, object]]:
@@ -57,6 +67,9 @@ class Fitted:
             if not math.isnan(scores.coverage):
                 text += f", coverage {scores.coverage:.0%}"
             lines.append((name, text))
+        for count, scores in self.curve.items():
+            lines.append((f"with {count} networks", f"MAPE {scores.mape:.1%}, Spearman {scores.spearman:.3f}"))
+        lines += [("transferred from", source) for source in self.sources]
         return [*lines, *(("note", note) for note in self.notes)]
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,6 +80,8 @@ class Fitted:
             "networks": self.networks,
             "scores": {name: _plain(scores) for name, scores in self.scores.items()},
             "notes": list(self.notes),
+            "sources": list(self.sources),
+            "curve": {count: _plain(scores) for count, scores in self.curve.items()},
         }
 
 
@@ -78,17 +93,31 @@ def _plain(scores: Scores) -> dict[str, float | int | None]:
 
 
 def fit_folder(
-    folder: Path, space: SearchSpace[Any], *, seed: int = 0, coverage: float = 0.9, notes: tuple[str, ...] = ()
+    folder: Path,
+    space: SearchSpace[Any],
+    *,
+    seed: int = 0,
+    coverage: float = 0.9,
+    notes: tuple[str, ...] = (),
+    sources: Sequence[LatencyModel] = (),
 ) -> Fitted:
     """Fit the model of the table in ``folder``, save it beside the table, and evaluate it on the held-out networks.
+
+    With ``sources``, or where the folder holds a transferred model, the model is transferred.
 
     Raises:
         TableError: The table is damaged, of another space, or too small.
     """
     table = LatencyTable.load(folder / TABLE_FILE)
-    model = LatencyModel.fit(table, space, seed=seed, coverage=coverage)
+    sources = sources or sources_of(folder, space)
+    model: LatencyPredictor
+    if sources:
+        model = TransferredModel.fit(table, space, sources, coverage=coverage)
+    else:
+        model = LatencyModel.fit(table, space, seed=seed, coverage=coverage)
     model.save(folder / MODEL_FOLDER)
     held_out = table.measured("held_out")
+    curve = transfer_curve(table, space, sources) if sources and held_out else {}
     scores = compare(table, model, space, seed) if held_out else {}
     rows = table.measured()
     prediction = model.predict(encodings_of(rows))
@@ -106,25 +135,59 @@ def fit_folder(
     named = {name: _plain(value) for name, value in scores.items()}
     write_json(
         folder / EVALUATION,
-        {"metrics": named.pop("model", {}), "baselines": named, "points": points, "unit": model.unit},
+        {
+            "metrics": named.pop("model", {}),
+            "baselines": named,
+            "points": points,
+            "unit": model.unit,
+            "sources": model.facts.get("sources", []),
+            "curve": {count: _plain(value) for count, value in curve.items()},
+        },
     )
-    return Fitted(folder, table.target, scores, len(table.measured()), notes)
+    names = tuple(model.facts.get("sources", ()))
+    return Fitted(folder, table.target, scores, len(table.measured()), notes, names, curve)
+
+
+def sources_of(folder: Path, space: SearchSpace[Any]) -> tuple[LatencyModel, ...]:
+    """Return what the model in a table's folder was transferred from; nothing if there is none, or a measured one."""
+    if not (folder / MODEL_FOLDER / MODEL_FILE).exists():
+        return ()
+    if read_description(folder / MODEL_FOLDER)[0] == "measured":
+        return ()
+    return TransferredModel.load(folder / MODEL_FOLDER, space).sources
+
+
+def transfer_curve(table: LatencyTable, space: SearchSpace[Any], sources: Sequence[LatencyModel]) -> dict[int, Scores]:
+    """Return the scores on the held-out networks of transfers that use fewer of the measured networks, and all."""
+    rows, held_out = table.measured("train", "search"), table.measured("held_out")
+    scores = {}
+    for count in [size for size in CURVE if size < len(rows)] + [len(rows)]:
+        kept = replace(table, rows=(*rows[:count], *held_out))
+        scores[count] = evaluate(TransferredModel.fit(kept, space, sources), held_out)
+    return scores
 
 
 def profile_folder(
-    target: Target, space: SearchSpace[Any], section: ProfileSection, folder: Path, device: Device | None = None
+    target: Target,
+    space: SearchSpace[Any],
+    section: ProfileSection,
+    folder: Path,
+    device: Device | None = None,
+    sources: Sequence[LatencyModel] = (),
 ) -> Fitted:
-    """Profile a target into ``folder`` (resuming what is there) and fit its model."""
+    """Profile a target into ``folder`` (resuming what is there) and fit its model, or transfer it from ``sources``."""
     notes: tuple[str, ...] = ()
     if (folder / PLAN_FILE).exists() or not (folder / TABLE_FILE).exists():
         with progress_bar(f"profiling {target}", 1.0) as advance:
-            report: ProfileReport = profile_target(target, space, section, folder, device=device, on_progress=advance)
+            report: ProfileReport = profile_target(
+                target, space, section, folder, device=device, sources=sources, on_progress=advance
+            )
         notes = report.notes
-    return fit_folder(folder, space, seed=section.seed, coverage=section.coverage, notes=notes)
+    return fit_folder(folder, space, seed=section.seed, coverage=section.coverage, notes=notes, sources=sources)
 
 
-def _reuse(run: Run, target: Target, folder: Path) -> tuple[str, ...] | None:
-    """Copy a stored table of this machine, target and space into the run; returns a note, None if there is none."""
+def _reuse(run: Run, target: Target, folder: Path) -> Fitted | None:
+    """Copy a stored table of this machine, target and space into the run and fit it there; None if there is none."""
     with open_session(run.devices[target.device]) as session:
         fingerprint = fingerprint_here(session, target)
     stored = find_table(target, run.space, fingerprint)
@@ -135,10 +198,11 @@ def _reuse(run: Run, target: Target, folder: Path) -> tuple[str, ...] | None:
     note = f"table of {len(table.rows)} networks taken from the {stored.place} tables; profile.reuse=false measures"
     if stored.header.fingerprint.context_digest != fingerprint.context_digest:
         note += "; kernel, driver or memory differ from when it was measured"
-    return (note,)
+    section, sources = run.config.profile, sources_of(stored.path.parent, run.space)
+    return fit_folder(folder, run.space, seed=section.seed, coverage=section.coverage, notes=(note,), sources=sources)
 
 
-def require_here(model: LatencyModel, device: Device) -> None:
+def require_here(model: LatencyPredictor, device: Device) -> None:
     """Raise unless a model was made on this device as it is now.
 
     Raises:
@@ -157,12 +221,11 @@ def profile_stage(run: Run) -> dict[Target, Fitted | None]:
             require_here(model_of(run, target), run.devices[target.device])
             done[target] = None
             continue
-        notes = None
+        fitted = None
         if run.config.profile.reuse and not (folder / PLAN_FILE).exists() and not (folder / TABLE_FILE).exists():
-            notes = _reuse(run, target, folder)
-        if notes is not None:
-            section = run.config.profile
-            done[target] = fit_folder(folder, run.space, seed=section.seed, coverage=section.coverage, notes=notes)
+            fitted = _reuse(run, target, folder)
+        if fitted is not None:
+            done[target] = fitted
             continue
         with run.folder.step(f"profile {target}"):
             done[target] = profile_folder(target, run.space, run.config.profile, folder, run.devices[target.device])
@@ -170,11 +233,11 @@ def profile_stage(run: Run) -> dict[Target, Fitted | None]:
 
 
 @cache
-def _load_model(folder: Path, space: SearchSpace[Any]) -> LatencyModel:
-    return LatencyModel.load(folder, space)
+def _load_model(folder: Path, space: SearchSpace[Any]) -> LatencyPredictor:
+    return load_model(folder, space)
 
 
-def model_of(run: Run, target: Target) -> LatencyModel:
+def model_of(run: Run, target: Target) -> LatencyPredictor:
     """Return the latency model of a target of the run.
 
     Raises:

@@ -36,7 +36,9 @@ def small_space() -> MobileNetV3Space:
     )
 
 
-def block_times(space: MobileNetV3Space, architecture: MobileNetV3Architecture) -> dict[str, float]:
+def block_times(
+    space: MobileNetV3Space, architecture: MobileNetV3Architecture, rates: NDArray[np.float64] = RATES
+) -> dict[str, float]:
     """The truth: linear in the features, slower by a cache effect for blocks with many weights."""
     layers: dict[str, list[object]] = {}
     for layer in space.graph(architecture).layers:
@@ -44,17 +46,23 @@ def block_times(space: MobileNetV3Space, architecture: MobileNetV3Architecture) 
     times = {}
     for name, members in layers.items():
         features = block_features(tuple(members), "fp32")  # type: ignore[arg-type]
-        times[name] = float(features @ RATES) * (1.0 + 0.3 * np.tanh(features[8] / 2e5))
+        times[name] = float(features @ rates) * (1.0 + 0.3 * np.tanh(features[8] / 2e5))
     return times
 
 
 def make_rows(
-    space: MobileNetV3Space, X: NDArray[np.int64], split: str, noise: float, seed: int, with_kernels: bool = True
+    space: MobileNetV3Space,
+    X: NDArray[np.int64],
+    split: str,
+    noise: float,
+    seed: int,
+    with_kernels: bool = True,
+    rates: NDArray[np.float64] = RATES,
 ) -> list[LatencyRow]:
     rng = np.random.default_rng(seed)
     rows = []
     for encoding in X:
-        times = block_times(space, space.decode(encoding))
+        times = block_times(space, space.decode(encoding), rates)
         value = float((0.02 + sum(times.values())) * np.exp(noise * rng.standard_normal()))
         kernels = {name: ms * float(np.exp(0.05 * rng.standard_normal())) for name, ms in times.items()}
         rows.append(
