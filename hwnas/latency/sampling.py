@@ -147,3 +147,9 @@ def stratified(size: NDArray[np.float64], taken: list[int], count: int, rng: np.
     fill = rng.permutation(left)[: count - len(chosen)]
     order = rng.permutation(np.concatenate([np.asarray(chosen, dtype=np.int64), fill]))
     return [int(index) for index in order[:count]]
+
+
+def banded(score: NDArray[np.float64], count: int, rng: np.random.Generator) -> list[int]:
+    """Choose at most ``count`` indices of ``score [n]``, one at random from each of ``count`` equally filled bands, in random order."""
+    bands = np.array_split(np.argsort(score, kind="stable"), max(count, 1))
+    return [int(index) for index in rng.permutation([int(rng.choice(band)) for band in bands if len(band)])]

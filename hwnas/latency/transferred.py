@@ -23,7 +23,7 @@ from hwnas.latency.kriging import FEWEST, Scaling
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.predictor import Domain, LatencyPredictor, fit_tails
 from hwnas.latency.rows import encodings_of, latencies_of
-from hwnas.latency.sampling import SamplingPlan, covered_share, draw, extremes_of, held_out_networks
+from hwnas.latency.sampling import SamplingPlan, banded, covered_share, draw, extremes_of, held_out_networks
 from hwnas.latency.statistics import BoolArray, FloatArray
 from hwnas.latency.table import LatencyTable
 from hwnas.spaces.base import Architecture, IntArray, SearchSpace, unique_rows
@@ -192,11 +192,8 @@ def plan_anchors(
     judges = held_out_networks(space, held_out, seed)
     pool = draw(space, np.random.default_rng([seed, 2]), max(_SAMPLE, 10 * count), [*extremes, *judges], at_most=True)
     logs = _logs(sources, pool)
-    order = np.argsort(Scaling.of(logs)(logs).mean(axis=1), kind="stable")
-    rng = np.random.default_rng([seed, 3])
-    bands = np.array_split(order, max(min(count - len(extremes), len(order)), 1))
-    chosen = rng.permutation([int(rng.choice(band)) for band in bands if len(band)])[: max(count - len(extremes), 0)]
-    train = np.concatenate([extremes, pool[chosen]])[:count]
+    chosen = banded(Scaling.of(logs)(logs).mean(axis=1), count - len(extremes), np.random.default_rng([seed, 3]))
+    train = np.concatenate([extremes, pool[chosen]])
     extractor = FeatureExtractor(space, "fp32")
     return SamplingPlan(train, judges, 0, covered_share(extractor, extractor.ids(train)))
 
