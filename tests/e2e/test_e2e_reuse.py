@@ -30,3 +30,38 @@ def test_a_run_takes_the_table_that_profile_left(hwnas: Hwnas, tmp_path: Path) -
     assert predicted.returncode == 0, predicted.stderr
     (row,) = json.loads(predicted.stdout)
     assert row["low"] < row["value"] < row["high"]
+
+
+def test_a_new_target_is_made_from_another_ones_table(hwnas: Hwnas, tmp_path: Path) -> None:
+    path, target = tmp_path / "space.yaml", "simulated-reference/simulated-int8"
+    path.write_text(yaml.safe_dump({**SIMULATED, "name": "transfer", "seed": 5}))
+    sizes = ("--networks", "10", "--held-out", "6", "--json")
+    alone = hwnas("tables", "transfer", "--target", target, "--space", path, "--from", tmp_path, *sizes)
+    assert alone.returncode == 2
+    assert str(tmp_path) in alone.stderr
+    source = tmp_path / "source"
+    made = hwnas(
+        "profile", "--target", "simulated-reference/simulated-fp32", "--space", path, "--output", source, "--json"
+    )
+    assert made.returncode == 0, made.stderr
+    output = tmp_path / "made"
+    transfer = ("tables", "transfer", "--target", target, "--space", path, "--from", source, "--output", output, *sizes)
+    first, second = hwnas(*transfer), hwnas(*transfer)
+    assert first.returncode == 0, first.stderr
+    assert second.returncode == 0, second.stderr
+    result = json.loads(first.stdout)
+    assert result["networks"] == 16
+    assert result["scores"]["model"]["mape"] < 0.05
+    assert set(result["curve"]) == {"5", "10"}
+    assert json.loads(second.stdout)["scores"] == result["scores"]
+    predicted = hwnas("predict", "smallest", "largest", "--target", target, "--model", output, "--json")
+    assert predicted.returncode == 0, predicted.stderr
+    smallest, largest = json.loads(predicted.stdout)
+    assert smallest["value"] < largest["low"]
+    refused = hwnas("predict", "largest", "--target", "simulated-reference/simulated-fp32", "--model", output)
+    assert refused.returncode == 2
+    chained = hwnas(
+        "tables", "transfer", "--target", "simulated-reference/simulated-fp32", "--space", path, "--from", output
+    )
+    assert chained.returncode == 2
+    assert "itself transferred" in " ".join(chained.stderr.split())
