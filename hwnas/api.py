@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from hwnas.config import (
 )
 from hwnas.errors import ConfigError, DeviceError, ModelFileError, TableError
 from hwnas.files import cache_home, read_json
-from hwnas.targets import Device, find_device, load_devices, resolve_target, save_device
+from hwnas.targets import Device, Target, find_device, load_devices, resolve_target, save_device
 
 if TYPE_CHECKING:
     from hwnas.artifacts.pipeline import Artifact
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hwnas.spaces.base import IntArray, SearchSpace
 
 RUNS = Path("runs")
+REFRESH_SIZES = ("profile.networks=20", "profile.held_out=10")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def profile(
     overrides: Sequence[str] = (),
     budget_minutes: float | None = None,
     output: Path | None = None,
+    refresh: bool = False,
 ) -> Fitted:
     """Measure networks of a space on a target and fit the latency model; resumes.
 
@@ -122,6 +124,7 @@ def profile(
         overrides: ``space.settings.KEY=VALUE`` and ``profile.KEY=VALUE``.
         budget_minutes: Longest time for measuring.
         output: Folder of table and model; the user's data folder by default.
+        refresh: After an upgrade of the runtime: measure 20 networks and transfer the older table's model.
 
     Raises:
         HwnasError: Target, space, device or runtime cannot be used.
@@ -130,11 +133,36 @@ def profile(
     from hwnas.runs.profiling import profile_folder
 
     wanted = resolve_target(target, precision)
+    if refresh:
+        resolved, section = _space_and_profile(space, (*REFRESH_SIZES, *overrides))
+        section = section.model_copy(update={"budget_minutes": budget_minutes or section.budget_minutes})
+        return _refresh(wanted, resolved, section, output)
     resolved, section = _space_and_profile(space, overrides)
     if budget_minutes is not None:
         section = section.model_copy(update={"budget_minutes": budget_minutes})
     folder = output or user_root() / folder_name(wanted, resolved)
     return profile_folder(wanted, resolved, section, folder, find_device(wanted.device))
+
+
+def _refresh(target: Target, space: SearchSpace[Any], section: ProfileSection, output: Path | None) -> Fitted:
+    from hwnas.devices.session import open_session
+    from hwnas.latency.comparing import diff
+    from hwnas.latency.model import LatencyModel
+    from hwnas.latency.networks import fingerprint_here
+    from hwnas.latency.profiling import TABLE_FILE
+    from hwnas.latency.store import find_outdated, folder_name, user_root
+    from hwnas.latency.table import LatencyTable
+    from hwnas.runs.profiling import profile_folder
+
+    device = find_device(target.device)
+    with open_session(device) as session:
+        here = fingerprint_here(session, target)
+    outdated = find_outdated(target, space, here)
+    version = here.identity["runtime_version"]
+    folder = output or user_root() / f"{folder_name(target, space)}-{target.runtime}-{version}"
+    sources = [LatencyModel.load(outdated.model_folder, space)]
+    fitted = profile_folder(target, space, section, folder, device, sources)
+    return replace(fitted, moved=diff(outdated.load(), LatencyTable.load(folder / TABLE_FILE)))
 
 
 def transfer_table(
@@ -589,8 +617,8 @@ def show_table(folder: Path) -> dict[str, Any]:
 
 def diff_tables(first: Path, second: Path) -> dict[str, Any]:
     """Compare two tables of one space network by network."""
+    from hwnas.latency.comparing import diff
     from hwnas.latency.profiling import TABLE_FILE
-    from hwnas.latency.store import diff
     from hwnas.latency.table import LatencyTable
 
     return diff(LatencyTable.load(Path(first) / TABLE_FILE), LatencyTable.load(Path(second) / TABLE_FILE))

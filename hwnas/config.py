@@ -100,7 +100,7 @@ class PhaseSection(Section):
 
 
 class TrainSection(Section):
-    """Supernet training (``specs``: progressive shrinking with distillation)."""
+    """Supernet training: progressive shrinking with distillation (Cai et al., "Once-for-All", 2020)."""
 
     phases: tuple[PhaseSection, ...] = ()
     epochs: float = Field(default=30, gt=0)

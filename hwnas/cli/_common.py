@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,4 +61,17 @@ def print_fitted(fitted: Fitted, as_json: bool) -> None:
         print_json(fitted.as_dict())
     else:
         print_table(f"latency model of {fitted.target}", ("what", "value"), fitted.rows)
+        if fitted.moved is not None:
+            print_difference(f"{fitted.target} against its older table", fitted.moved)
         print(f"table and model: {fitted.folder}")
+
+
+def print_difference(title: str, difference: Mapping[str, Any]) -> None:
+    """Print what two tables differ in, and the blocks that moved otherwise than the rest."""
+    shown = {name: len(value) if isinstance(value, list) else value for name, value in difference.items()}
+    blocks = difference["blocks"]
+    shown["blocks"] = f"{len(blocks)} moved otherwise than the rest"
+    print_table(title, ("what", "value"), sorted(shown.items()))
+    if blocks:
+        columns = ("block", "ratio", "first", "second")
+        print_table("moved otherwise", columns, [tuple(block[name] for name in columns) for block in blocks[:20]])

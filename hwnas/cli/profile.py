@@ -26,6 +26,12 @@ def profile(
     output: Annotated[
         Path | None, typer.Option(help="Folder of table and model (default: the user's data folder).")
     ] = None,
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            "--refresh", help="After a runtime upgrade: 20 networks, the older table's model, which blocks moved."
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure networks of a space on a target; leave a latency table and a latency model.
@@ -36,6 +42,12 @@ def profile(
     from hwnas import api
 
     result = api.profile(
-        target, space, precision=precision, overrides=overrides, budget_minutes=budget_minutes, output=output
+        target,
+        space,
+        precision=precision,
+        overrides=overrides,
+        budget_minutes=budget_minutes,
+        output=output,
+        refresh=refresh,
     )
     print_fitted(result, as_json)

@@ -13,6 +13,7 @@ from hwnas.cli._common import (
     SetOption,
     SpaceOption,
     TargetOption,
+    print_difference,
     print_fitted,
     print_json,
     print_table,
@@ -64,7 +65,7 @@ def diff(
     if as_json:
         print_json(result)
     else:
-        print_table(f"{second} against {first}", ("what", "value"), sorted(result.items()))
+        print_difference(f"{second} against {first}", result)
 
 
 @app.command("merge")

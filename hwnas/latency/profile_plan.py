@@ -203,7 +203,8 @@ def obtain_plan(
             raise RunFolderError(f"{path} is damaged ({error!r}). Delete {folder} to profile anew.") from error
     size = section.networks, section.held_out, section.seed
     if sources:
-        sampled, kernels = plan_anchors(networks.space, sources, *size), 0
+        sampled = plan_anchors(networks.space, sources, *size)
+        kernels = len(sampled.train)
     else:
         sampled = plan_networks(networks.space, *size)
         kernels = min(len(sampled.train), max(sampled.n_covering, _FEWEST_KERNELS))

@@ -102,7 +102,7 @@ def profile_target(
         folder: Where everything goes.
         device: The device; found by the target's device name unless given.
         protocol: Measuring protocol; made from the section unless given.
-        sources: Models of other targets to transfer from: the networks are then chosen for that, and kernels left alone.
+        sources: Models of other targets to transfer from: the networks are then chosen for that.
         on_progress: Called with steps that add up to 1.
 
     Raises:

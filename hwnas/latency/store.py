@@ -171,6 +171,39 @@ def find_table(
     return None
 
 
+def find_outdated(target: Target, space: SearchSpace[Architecture], fingerprint: Fingerprint) -> StoredTable:
+    """Return the table of this machine, target and space that another version of the runtime left, the latest version first.
+
+    Raises:
+        TableError: There is none with a measured model, or there is one of this very version already.
+    """
+    tables, _ = list_tables()
+    current = find_table(target, space, fingerprint)
+    if current is not None and current.has_model:
+        version = fingerprint.identity["runtime_version"]
+        raise TableError(
+            f"{current.path.parent} is a table of {target} under {target.runtime} {version} already: nothing to refresh. "
+            f"To measure anew: hwnas profile --target {target} --output ANOTHER-FOLDER"
+        )
+    found = [
+        stored
+        for stored in _candidates(target, space, tables)
+        if stored.header.fingerprint.differences(fingerprint).keys() == {"runtime_version"}
+        and stored.has_model
+        and read_description(stored.model_folder)[0] == "measured"
+    ]
+    if not found:
+        raise TableError(
+            f"no table of {target} for space {space.name} (digest {space.digest[:12]}) of another runtime version on this "
+            f"machine: nothing to refresh. Make one: hwnas profile --target {target}"
+        )
+    return max(found, key=lambda stored: _version(str(stored.header.fingerprint.identity["runtime_version"])))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
 def find_sources(
     target: Target,
     space: SearchSpace[Architecture],
@@ -260,37 +293,6 @@ def describe(table: LatencyTable) -> dict[str, object]:
         "canaries": table.header.canaries,
         "drift": table.header.session.get("drift"),
         "identity": table.header.fingerprint.identity,
-    }
-
-
-def diff(first: LatencyTable, second: LatencyTable) -> dict[str, object]:
-    """Compare two tables of one space: what ``hwnas tables diff`` prints.
-
-    Returns:
-        Keys in only one of them, identity differences, and over shared networks the median ratio second / first as
-        measured and after bringing both to one canary level, with the largest deviation from it.
-
-    Raises:
-        TableError: They are of different spaces.
-    """
-    if first.header.space_digest != second.header.space_digest:
-        raise TableError(f"tables of {first.target} and {second.target} are of different spaces; nothing to compare.")
-    ours = {row.key: row.latency for row in first.measured()}
-    theirs = {row.key: row.latency for row in second.measured()}
-    shared = sorted(ours.keys() & theirs.keys())
-    logs = np.log([theirs[key] / ours[key] for key in shared]) if shared else np.array([math.nan])
-    names = sorted(first.header.canaries.keys() & second.header.canaries.keys())
-    ratios = [second.header.canaries[name] / first.header.canaries[name] for name in names]
-    canary = float(np.mean(np.log(ratios))) if ratios else math.nan
-    centre = float(np.median(logs))
-    return {
-        "only_first": sorted(ours.keys() - theirs.keys()),
-        "only_second": sorted(theirs.keys() - ours.keys()),
-        "shared": len(shared),
-        "identity": first.header.fingerprint.differences(second.header.fingerprint),
-        "median_ratio": math.exp(centre),
-        "median_ratio_canary_corrected": math.exp(centre - canary),
-        "largest_deviation": float(np.max(np.abs(np.expm1(logs - centre)))),
     }
 
 

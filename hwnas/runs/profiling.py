@@ -46,6 +46,7 @@ class Fitted:
         notes: What a person should know, as sentences.
         sources: What the model was transferred from; empty if it stands on its own measurements alone.
         curve: Of a transferred model: measured networks used -> scores.
+        moved: Of a refreshed one: how the new table differs from the older (:func:`hwnas.latency.comparing.diff`).
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Fitted:
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     curve: dict[int, Scores] = field(default_factory=dict)
+    moved: dict[str, Any] | None = None
 
     @property
     def rows(self) -> list[tuple[str, object]]:
@@ -82,6 +84,7 @@ class Fitted:
             "notes": list(self.notes),
             "sources": list(self.sources),
             "curve": {count: _plain(scores) for count, scores in self.curve.items()},
+            "moved": self.moved,
         }
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from hwnas.errors import TableError
 from hwnas.latency import store
+from hwnas.latency.comparing import diff
 from hwnas.latency.model import LatencyModel
+from hwnas.latency.rows import LatencyRow
 from hwnas.latency.table import LatencyTable
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.targets import Fingerprint, Target
@@ -90,15 +92,29 @@ def test_describe_and_diff(table: LatencyTable) -> None:
     assert facts["rows"] == len(table.rows)
     assert facts["held_out"] == 40
     assert facts["grades"] == {"A": len(table.rows), "B": 0, "C": 0}
-    same = store.diff(table, table)
+    same = diff(table, table)
     assert (same["shared"], same["median_ratio"], same["largest_deviation"]) == (len(table.rows), 1.0, 0.0)
     canaries = {name: 1.1 * value for name, value in table.header.canaries.items()}
     slower = [replace(row, value=row.latency * 1.1, high=row.latency * 1.2) for row in table.rows[1:]]
     other = LatencyTable(replace(table.header, canaries=canaries), tuple(slower))
-    changed = store.diff(table, other)
+    changed = diff(table, other)
     assert changed["only_first"] == [table.rows[0].key]
     assert changed["median_ratio"] == pytest.approx(1.1)
     assert changed["median_ratio_canary_corrected"] == pytest.approx(1.0)
+    assert changed["blocks"] == same["blocks"] == []
+
+
+def test_a_block_that_moved_otherwise_is_named(table: LatencyTable, space: MobileNetV3Space) -> None:
+    def upgraded(row: LatencyRow) -> LatencyRow:
+        kernels = {name: 1.2 * (2.0 if name == "stem" else 1.0) * ms for name, ms in row.kernels.items()}
+        value = row.latency * sum(kernels.values()) / sum(row.kernels.values())
+        return replace(row, kernels=kernels, value=value, low=0.99 * value, high=1.01 * value)
+
+    changed = diff(table, LatencyTable(table.header, tuple(upgraded(row) for row in table.rows)))
+    assert {entry["block"].split(":")[0] for entry in changed["blocks"]} == {"stem"}
+    for entry in changed["blocks"]:
+        assert entry["second"] > entry["first"]
+        assert entry["ratio"] == pytest.approx(2.0, rel=0.1)
 
 
 def test_merging_files(table: LatencyTable, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from latency_devices import QUICK
 from latency_samples import FINGERPRINT, RATES, make_rows, make_table
 
+from hwnas import api
 from hwnas.config import ProfileSection
 from hwnas.errors import FingerprintMismatchError, RunFolderError, TableError
 from hwnas.latency import store
@@ -269,7 +270,7 @@ def test_a_measured_transfer_resumes_fits_again_and_refuses_another_plan(
     section = ProfileSection(networks=12, held_out=20, rounds=4)
     protocol = replace(QUICK, rounds=4)
     report = profile_target(target, space, section, tmp_path, protocol=protocol, sources=sources)
-    assert (len(report.plan.train), len(report.plan.held_out), report.plan.n_kernels) == (12, 20, 0)
+    assert (len(report.plan.train), len(report.plan.held_out), report.plan.n_kernels) == (12, 20, 12)
     fitted_once = fit_folder(tmp_path, space, sources=sources)
     assert fitted_once.scores["model"].mape < 0.05
     assert fitted_once.scores["model"].mape < fitted_once.scores["macs"].mape
@@ -282,3 +283,50 @@ def test_a_measured_transfer_resumes_fits_again_and_refuses_another_plan(
     with pytest.raises(RunFolderError, match="differs in sources"):
         profile_target(target, space, section, tmp_path, protocol=protocol, sources=sources[:2])
     assert profile_target(target, space, section, tmp_path, protocol=protocol, sources=sources).table == report.table
+
+
+def test_a_table_is_refreshed_after_the_runtime_changed(
+    space: MobileNetV3Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "shipped_root", lambda: tmp_path / "shipped")
+    target, quick = "simulated-reference/simulated-fp32", ("profile.rounds=4",)
+    with pytest.raises(TableError, match="of another runtime version on this machine: nothing to refresh"):
+        api.profile(target, space, refresh=True)
+    made = api.profile(target, space, overrides=(*quick, "profile.networks=40", "profile.held_out=5"))
+    with pytest.raises(TableError, match=r"under simulated 1.0 already: nothing to refresh"):
+        api.profile(target, space, refresh=True)
+    age(made.folder)
+    refreshed = api.profile(target, space, refresh=True, overrides=(*quick, "profile.networks=12"))
+    assert refreshed.folder != made.folder
+    assert refreshed.networks == 22
+    assert refreshed.scores["model"].mape < 0.03
+    assert refreshed.moved is not None
+    assert set(refreshed.moved["identity"]) == {"runtime_version"}
+    moved = {block["block"]: block["ratio"] for block in refreshed.moved["blocks"]}
+    stems = [name for name in moved if name.startswith("stem:")]
+    assert list(moved)[: len(stems)] == stems
+    assert all(moved[name] == pytest.approx(0.5, rel=0.05) for name in stems)
+    assert len(stems) == len(space.resolutions)
+    assert all(0.75 < ratio < 1.33 for name, ratio in moved.items() if name not in stems)
+    (row,) = api.predict(["largest"], target, space)
+    largest = [row.latency for row in LatencyTable.load(refreshed.folder / "table.jsonl").measured()]
+    assert row["value"] == pytest.approx(max(largest), rel=0.05)
+    with pytest.raises(TableError, match="already: nothing to refresh"):
+        api.profile(target, space, refresh=True)
+
+
+def age(folder: Path) -> None:
+    """Make a profile look like one of an older runtime under which the stem took twice as long."""
+    table = LatencyTable.load(folder / "table.jsonl")
+    identity = {**table.header.fingerprint.identity, "runtime_version": "0.9"}
+    fingerprint = Fingerprint(identity, table.header.fingerprint.context)
+    rows = []
+    for row in table.rows:
+        kernels = {name: ms * (2.0 if name == "stem" else 1.0) for name, ms in row.kernels.items()}
+        value = row.latency * (sum(kernels.values()) / sum(row.kernels.values()) if kernels else 1.0)
+        numbers = {"value": value, "low": 0.99 * value, "high": 1.01 * value, "kernels": kernels}
+        rows.append(replace(row, identity=fingerprint.identity_digest, **numbers))
+    LatencyTable(replace(table.header, fingerprint=fingerprint), tuple(rows)).save(folder / "table.jsonl")
+    model = json.loads((folder / "model" / "model.json").read_text())
+    model["fingerprint"] = fingerprint.as_dict()
+    (folder / "model" / "model.json").write_text(json.dumps(model))
