@@ -15,7 +15,6 @@ from hwnas.errors import TableError
 from hwnas.files import write_json
 from hwnas.latency.evaluation import Scores, compare, evaluate
 from hwnas.latency.model import LatencyModel
-from hwnas.latency.model_files import MODEL_FILE, read_description
 from hwnas.latency.networks import fingerprint_here
 from hwnas.latency.predictor import LatencyPredictor
 from hwnas.latency.profile_plan import PLAN_FILE
@@ -23,7 +22,7 @@ from hwnas.latency.profiling import TABLE_FILE, ProfileReport, profile_target
 from hwnas.latency.rows import encodings_of, latencies_of
 from hwnas.latency.store import MODEL_FOLDER, find_table
 from hwnas.latency.table import LatencyTable
-from hwnas.latency.transferred import TransferredModel, load_model
+from hwnas.latency.transferred import SOURCES_FOLDER, TransferredModel, load_model
 from hwnas.progress import progress_bar
 from hwnas.runs.session import Run
 from hwnas.spaces.base import SearchSpace
@@ -152,12 +151,12 @@ def fit_folder(
 
 
 def sources_of(folder: Path, space: SearchSpace[Any]) -> tuple[LatencyModel, ...]:
-    """Return what the model in a table's folder was transferred from; nothing if there is none, or a measured one."""
-    if not (folder / MODEL_FOLDER / MODEL_FILE).exists():
-        return ()
-    if read_description(folder / MODEL_FOLDER)[0] == "measured":
-        return ()
-    return TransferredModel.load(folder / MODEL_FOLDER, space).sources
+    """Return what the model in a table's folder was transferred from; nothing if there is none, or a measured one.
+
+    ``model.json`` is not asked: a damaged one is mended by fitting again.
+    """
+    folders = [path for path in (folder / MODEL_FOLDER / SOURCES_FOLDER).glob("*") if path.name.isdigit()]
+    return tuple(LatencyModel.load(path, space) for path in sorted(folders, key=lambda path: int(path.name)))
 
 
 def transfer_curve(table: LatencyTable, space: SearchSpace[Any], sources: Sequence[LatencyModel]) -> dict[int, Scores]:

@@ -276,8 +276,9 @@ def test_a_measured_transfer_resumes_fits_again_and_refuses_another_plan(
     assert fitted_once.scores["model"].mape < fitted_once.scores["macs"].mape
     assert set(fitted_once.curve) == {5, 10, 12}
     assert len(fitted_once.sources) == 3
-    again = fit_folder(tmp_path, space)
-    assert again.as_dict() == fitted_once.as_dict()
+    for damage in ("", "{"):
+        (tmp_path / "model" / "model.json").write_text(damage)
+        assert fit_folder(tmp_path, space).as_dict() == fitted_once.as_dict()
     stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert stored["curve"]["12"]["mape"] == pytest.approx(fitted_once.curve[12].mape)
     with pytest.raises(RunFolderError, match="differs in sources"):
