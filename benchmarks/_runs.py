@@ -26,8 +26,12 @@ def open_run(arguments: argparse.Namespace) -> Run:
     return Run(load_run_config(arguments.run_file, arguments.overrides), arguments.runs)
 
 
-def keep(results: Path, run: Run, entry: dict[str, Any]) -> None:
-    """Add today's figures of a run to a file of figures by run name; other keys and other runs stay."""
+def keep(results: Path, run: Run, entry: dict[str, Any], *, merge: bool = False) -> None:
+    """Put today's figures of a run into a file of figures by run name; with ``merge``, its other keys stay."""
     stored = read_json(results) if results.exists() else {}
-    stored[run.config.name] = {**stored.get(run.config.name, {}), "date": time.strftime("%Y-%m-%d"), **entry}
+    stored[run.config.name] = {
+        **(stored.get(run.config.name, {}) if merge else {}),
+        "date": time.strftime("%Y-%m-%d"),
+        **entry,
+    }
     write_json(results, stored)

@@ -151,7 +151,7 @@ def main() -> None:
     if arguments.only != "alone":
         found["best_of_random"] = best_random(run, target, budgets_of(run)[target], arguments.networks)
         print("best of random feasible networks", found["best_of_random"], flush=True)
-    keep(RESULTS, run, found)
+    keep(RESULTS, run, found, merge=True)
 
 
 if __name__ == "__main__":

@@ -129,9 +129,6 @@ def profile(
     Raises:
         HwnasError: Target, space, device or runtime cannot be used.
     """
-    from hwnas.latency.store import folder_name, user_root
-    from hwnas.runs.profiling import profile_folder
-
     wanted = resolve_target(target, precision)
     if refresh:
         resolved, section = _space_and_profile(space, (*REFRESH_SIZES, *overrides))
@@ -140,6 +137,9 @@ def profile(
     resolved, section = _space_and_profile(space, overrides)
     if budget_minutes is not None:
         section = section.model_copy(update={"budget_minutes": budget_minutes})
+    from hwnas.latency.store import folder_name, user_root
+    from hwnas.runs.profiling import profile_folder
+
     folder = output or user_root() / folder_name(wanted, resolved)
     return profile_folder(wanted, resolved, section, folder, find_device(wanted.device))
 
@@ -200,6 +200,9 @@ def transfer_table(
 
     wanted = resolve_target(target, precision)
     sizes = (f"profile.networks={networks}", f"profile.held_out={held_out}")
+    fixed = [word for word in overrides if word.split("=")[0] in ("profile.networks", "profile.held_out")]
+    if fixed:
+        raise ConfigError(f"--set {fixed[0]}: a transfer takes --networks and --held-out instead.")
     resolved, section = _space_and_profile(space, (*overrides, *sizes))
     device = find_device(wanted.device)
     with open_session(device) as session:
@@ -291,7 +294,8 @@ def predict(
     from hwnas.devices.session import open_session
     from hwnas.latency.networks import fingerprint_here
     from hwnas.latency.predictor import LatencyPredictor
-    from hwnas.latency.store import MODEL_FOLDER, require_table
+    from hwnas.latency.profiling import MODEL_FOLDER
+    from hwnas.latency.store import require_table
     from hwnas.latency.transferred import load_model
 
     wanted = resolve_target(target, precision)
@@ -612,6 +616,7 @@ def show_table(folder: Path) -> dict[str, Any]:
     if evaluation.exists():
         stored = read_json(evaluation)
         described |= {"model": stored["metrics"], "baselines": stored["baselines"]}
+        described |= {name: stored[name] for name in ("sources", "curve") if stored.get(name)}
     return described
 
 

@@ -62,13 +62,13 @@ def moved_blocks(first: LatencyTable, second: LatencyTable) -> list[dict[str, An
     and its median kernel times in the tables' unit, each network's brought to its measured latency. A block is named when
     its change stands out by three robust standard deviations. Empty where a table holds no kernel times.
     """
+    profiled = [[row for row in table.measured() if row.kernels] for table in (first, second)]
+    if not all(profiled):
+        return []
     space = registry.load("space", first.header.space)(**first.header.settings)
     extractor = FeatureExtractor(space, first.target.precision)
     prices = []
-    for table in (first, second):
-        rows = [row for row in table.measured() if row.kernels]
-        if not rows:
-            return []
+    for rows in profiled:
         prices.append(kernel_prices(rows, extractor, extractor.ids(encodings_of(rows)))[0])
     shared = [
         key for key in sorted(prices[0].keys() & prices[1].keys()) if key != ABSENT and min(p[key] for p in prices) > 0

@@ -139,14 +139,16 @@ def compare(
     """Score a table's latency model, its baselines and the repeated measurement on the held-out rows.
 
     Returns:
-        Name -> scores: ``model``, ``without_lut`` (if there are rows enough), ``block_lut`` (if kernels were profiled),
-        ``macs``, ``test_retest`` (if rows have halves).
+        Name -> scores: ``model``, ``alone`` (of a transferred model: one fitted on the same rows alone), ``without_lut`` (if
+        there are rows enough), ``block_lut`` (if kernels were profiled), ``macs``, ``test_retest`` (if rows have halves).
 
     Raises:
         TableError: No held-out rows, or too few rows to fit on.
     """
     train, held_out = table.measured("train", "search"), table.measured("held_out")
     results = {"model": evaluate(model, held_out)}
+    if len(train) >= FEWEST_ROWS and not isinstance(model, LatencyModel):
+        results["alone"] = evaluate(LatencyModel.fit(table, space, seed=seed), held_out)
     if len(train) >= FEWEST_ROWS:
         results["without_lut"] = evaluate(LatencyModel.fit(table, space, use_lut=False, seed=seed), held_out)
     extractor, measured = model.extractor, latencies_of(held_out)

@@ -64,14 +64,16 @@ class FewShot:
         ]
         own = np.log(y) - np.array(predicted)
         weight = _own_weight(kriging.left_out, own)
+        # A network's residual must not have chosen its own weight: intervals are calibrated on these residuals.
+        honest = np.array([_own_weight(kriging.left_out[rest], own[rest]) for rest in without])
         spread = max(MAD_SCALE * float(np.median(np.abs(own))), 1e-4)
         return cls(
             kriging=kriging,
             coefficients=fit_physical(F, y, weights),
             own_weight=weight,
             own_spread=spread,
-            left_out=(1.0 - weight) * kriging.left_out + weight * own,
-            left_out_spread=(1.0 - weight) * kriging.left_out_spread + weight * spread,
+            left_out=(1.0 - honest) * kriging.left_out + honest * own,
+            left_out_spread=(1.0 - honest) * kriging.left_out_spread + honest * spread,
         )
 
     def predict(self, S: FloatArray, F: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -46,8 +46,17 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    """One pair of prior variances: its likelihood and what follows from it."""
+class Candidate:
+    """One pair of prior variances: its likelihood and what follows from it.
+
+    Attributes:
+        log_likelihood: The restricted one, up to a constant.
+        mean: Posterior mean of the weights, ``[2 + sources + features]``.
+        covariance: Their posterior covariance.
+        noise: Variance of the noise.
+        left_out: Residuals, each network predicted from the others, ``[n]``.
+        left_out_variance: Their predicted variances, ``[n]``.
+    """
 
     log_likelihood: float
     mean: FloatArray
@@ -95,11 +104,11 @@ class Kriging:
         """
         if len(y) < FEWEST:
             raise ValueError(f"{len(y)} measured networks, at least {FEWEST} are needed")
-        Z, n_sources = _design(sources(S), features(G)), S.shape[1]
+        Z, n_sources = design(sources(S), features(G)), S.shape[1]
         counts = np.ones(len(y))
         for _ in range(_REWEIGHTINGS):
             candidates = [
-                _candidate(Z, n_sources, y, g, v, counts) for g in _FEATURE_VARIANCES for v in _NOISE_VARIANCES
+                candidate(Z, n_sources, y, g, v, counts) for g in _FEATURE_VARIANCES for v in _NOISE_VARIANCES
             ]
             likelihood = np.array([candidate.log_likelihood for candidate in candidates])
             shares = np.exp(likelihood - likelihood.max())
@@ -123,7 +132,7 @@ class Kriging:
 
     def predict(self, S: FloatArray, G: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return log latencies and their predicted standard deviations, both ``[n]``, of ``S`` and ``G`` as for :meth:`fit`."""
-        Z = _design(self.sources(S), self.features(G))
+        Z = design(self.sources(S), self.features(G))
         variance = np.einsum("ij,jk,ik->i", Z, self.covariance, Z) + self.noise
         return Z @ self.mean, np.sqrt(np.maximum(variance, 0.0))
 
@@ -149,16 +158,26 @@ class Kriging:
         return cls(scaling("sources"), scaling("features"), mean, covariance, float(raw["noise"]), *np.zeros((2, 0)))
 
 
-def _design(S: FloatArray, G: FloatArray) -> FloatArray:
+def design(S: FloatArray, G: FloatArray) -> FloatArray:
     """Return ``[n, 2 + sources + features]``: one, the devices' mean, their deviations from it, the features."""
     mean = S.mean(axis=1, keepdims=True)
     deviations = (S - mean) / np.sqrt(S.shape[1])
     return np.concatenate([np.ones((len(S), 1)), mean, deviations, G / np.sqrt(max(G.shape[1], 1))], axis=1)
 
 
-def _candidate(
+def candidate(
     Z: FloatArray, n_sources: int, y: FloatArray, feature_variance: float, noise: float, counts: FloatArray
-) -> _Candidate:
+) -> Candidate:
+    """Return what follows from one pair of prior variances.
+
+    Args:
+        Z: :func:`design` of the measured networks, ``[n, 2 + sources + features]``.
+        n_sources: Number of known devices.
+        y: Measured log latencies, ``[n]``.
+        feature_variance: Prior variance of a feature's weight; a device's is 1, level and slope are free.
+        noise: Variance of the noise beside those.
+        counts: How much each network counts, ``[n]``, at most 1.
+    """
     free, rest = Z[:, :_FREE], Z[:, _FREE:]
     prior = np.concatenate([np.ones(n_sources), np.full(rest.shape[1] - n_sources, feature_variance)])
     inverse = np.linalg.inv((rest * prior) @ rest.T + noise * np.diag(1.0 / counts))
@@ -171,7 +190,7 @@ def _candidate(
     precision = (Z * counts[:, None]).T @ Z / noise + np.diag(np.concatenate([np.zeros(_FREE), 1.0 / prior]))
     covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     diagonal = np.diag(projected)
-    return _Candidate(
+    return Candidate(
         log_likelihood=-0.5 * float(likelihood),
         mean=covariance @ ((Z * counts[:, None]).T @ y) / noise,
         covariance=variance * covariance,

@@ -18,7 +18,7 @@ from hwnas.latency.networks import KERNEL_RUNS, Networks
 from hwnas.latency.protocol import Protocol
 from hwnas.latency.resident import WARM_UP
 from hwnas.latency.sampling import plan_networks
-from hwnas.latency.transferred import plan_anchors
+from hwnas.latency.transferred import names_of, plan_anchors, tables_of
 from hwnas.spaces.base import Architecture, IntArray, SearchSpace
 from hwnas.targets import Fingerprint, Target
 
@@ -169,7 +169,7 @@ def identity_of_plan(
         "space": space.digest,
         "section": asked,
         "identity": fingerprint.identity_digest,
-        "sources": [source.facts["table"] for source in sources] or None,
+        "sources": tables_of(sources) or None,
     }
 
 
@@ -193,8 +193,11 @@ def obtain_plan(
         stored = read_json(path)
         differing = [name for name, value in identity.items() if stored.get("identity", {}).get(name) != value]
         if differing:
+            also = (
+                f" (it began with {', '.join(stored.get('names', []))})" if "sources" in differing and sources else ""
+            )
             raise RunFolderError(
-                f"{folder} holds a profile that differs in {', '.join(differing)}. "
+                f"{folder} holds a profile that differs in {', '.join(differing)}{also}. "
                 "Use another folder, or delete this one to profile anew."
             )
         try:
@@ -210,5 +213,5 @@ def obtain_plan(
         kernels = min(len(sampled.train), max(sampled.n_covering, _FEWEST_KERNELS))
     plan = ProfilePlan(sampled.train, sampled.held_out, kernels, protocol, 0.0, (), sampled.coverage)
     plan = fit_budget(plan, probe_cost(session, networks, protocol), section.budget_minutes)
-    write_json(path, {"identity": identity, "plan": plan.as_dict()})
+    write_json(path, {"identity": identity, "plan": plan.as_dict(), "names": names_of(sources)})
     return plan

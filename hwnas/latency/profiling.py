@@ -28,12 +28,16 @@ from hwnas.latency.protocol import Protocol
 from hwnas.latency.resident import unit_of
 from hwnas.latency.rows import Split
 from hwnas.latency.table import LatencyTable, TableHeader
+from hwnas.latency.transferred import names_of, save_sources
 from hwnas.spaces.base import Architecture, SearchSpace
 from hwnas.targets import Device, Fingerprint, Target, find_device
 
 TABLE_FILE = "table.jsonl"
 JOURNAL_FILE = "journal.jsonl"
 WORK_FOLDER = "work"
+MODEL_FOLDER = "model"
+SOURCES = "sources"
+"""Key of a table's ``header.session`` that says what its networks were chosen to transfer from."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def profile_target(
     """Make the latency table of a target for a space in ``folder``.
 
     The same call on the same folder resumes: the plan is frozen in ``plan.json``, every burst is in ``journal.jsonl``.
-    Written at the end: ``table.jsonl`` and, beside it, the raw bursts in ``bursts.npz``.
+    Written at the end: ``table.jsonl`` and, before it, the raw bursts in ``bursts.npz`` and copies of the sources in ``model/sources/``.
 
     Args:
         target: What to measure.
@@ -125,9 +129,11 @@ def profile_target(
         inspect = networks.inspector(session, {item.key for item in items[: plan.n_kernels]})
         journal = Journal(folder / JOURNAL_FILE)
         result = measure_session(session, target, items, plan.protocol, journal, on_progress, inspect=inspect)
-        header = _header(session, target, space, plan.protocol, fingerprint, result)
+        header = _header(session, target, space, plan.protocol, fingerprint, result, sources)
     table = LatencyTable(header, tuple(rows_of(result, networks.encodings, splits, fingerprint)))
     save_bursts(folder / BURSTS_FILE, result)
+    if sources:
+        save_sources(sources, folder / MODEL_FOLDER)
     table.save(folder / TABLE_FILE)
     shutil.rmtree(networks.folder, ignore_errors=True)
     return _report(table, folder / TABLE_FILE, plan, result, time.monotonic() - start)
@@ -157,6 +163,7 @@ def _header(
     protocol: Protocol,
     fingerprint: Fingerprint,
     result: SessionResult,
+    sources: Sequence[LatencyModel],
 ) -> TableHeader:
     return TableHeader(
         target=target,
@@ -168,7 +175,12 @@ def _header(
         canaries=result.canaries,
         unit=unit_of(session),
         versions={"hwnas": hwnas.__version__, target.runtime: session.hello().runtimes[target.runtime].version},
-        session={"estimator": result.estimator, "errors": result.errors, "drift": result.drift},
+        session={
+            "estimator": result.estimator,
+            "errors": result.errors,
+            "drift": result.drift,
+            **({SOURCES: names_of(sources)} if sources else {}),
+        },
     )
 
 

@@ -51,11 +51,7 @@ def plan_networks(space: SearchSpace[Architecture], count: int, held_out: int, s
     judges = held_out_networks(space, held_out, seed)
     rng = np.random.default_rng([seed, 2])
     pool = draw(space, rng, max(_POOL, 10 * count), [*extremes, *judges], at_most=True)
-    if len(pool) + len(extremes) < count:
-        raise SpaceError(
-            f"space {space.name} has too few architectures for {count} measured and {held_out} held-out networks "
-            f"({len(pool) + len(extremes)} left). Lower profile.networks or profile.held_out."
-        )
+    require_enough(space, len(pool) + len(extremes), count, held_out)
     extractor = FeatureExtractor(space, "fp32")
     extreme_ids, pool_ids = extractor.ids(extremes), extractor.ids(pool)
     budget = max(0, min(int(_COVERAGE_SHARE * count), count - 2))
@@ -70,6 +66,19 @@ def plan_networks(space: SearchSpace[Architecture], count: int, held_out: int, s
 def covered_share(extractor: FeatureExtractor, ids: Ids) -> float:
     """Return the share of the block keys met so far that ``ids [n, positions]`` hold."""
     return float(np.sum(np.unique(ids) != ABSENT)) / max(len(extractor.indexer.keys), 1)
+
+
+def require_enough(space: SearchSpace[Architecture], found: int, count: int, held_out: int) -> None:
+    """Raise unless ``count`` networks were found beside the held-out ones.
+
+    Raises:
+        SpaceError: The space has too few architectures.
+    """
+    if found < count:
+        raise SpaceError(
+            f"space {space.name} has too few architectures for {count} measured and {held_out} held-out networks "
+            f"({found} left). Lower profile.networks or profile.held_out."
+        )
 
 
 def extremes_of(space: SearchSpace[Architecture]) -> IntArray:

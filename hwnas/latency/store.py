@@ -21,7 +21,7 @@ from hwnas.errors import TableError
 from hwnas.files import data_home
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.model_files import MODEL_FILE, read_description
-from hwnas.latency.profiling import TABLE_FILE
+from hwnas.latency.profiling import MODEL_FOLDER, TABLE_FILE
 from hwnas.latency.table import LatencyTable, TableHeader
 from hwnas.latency.transferred import TransferredModel, load_model
 from hwnas.spaces.base import Architecture, SearchSpace
@@ -29,7 +29,6 @@ from hwnas.targets import Fingerprint, Target
 
 Place = Literal["run", "user", "shipped"]
 
-MODEL_FOLDER = "model"
 LATENCY_FOLDER = "tables"
 SIMULATED = "simulated"
 
@@ -107,6 +106,8 @@ def read_header(path: Path) -> TableHeader:
         TableError: It is absent or damaged.
     """
     where = f"{path}, line 1"
+    if not path.exists():
+        raise TableError(f"{path} does not exist. Make it: hwnas profile.")
     try:
         with path.open(encoding="utf-8") as stream:
             raw = json.loads(stream.readline())
@@ -171,6 +172,16 @@ def find_table(
     return None
 
 
+def _unusable_model(stored: StoredTable) -> str | None:
+    if not stored.has_model:
+        return "it has no model; say: hwnas fit FOLDER"
+    try:
+        kind, _ = read_description(stored.model_folder)
+    except TableError as error:
+        return f"its model cannot be read: {error}"
+    return None if kind == "measured" else "its model was itself transferred"
+
+
 def find_outdated(target: Target, space: SearchSpace[Architecture], fingerprint: Fingerprint) -> StoredTable:
     """Return the table of this machine, target and space that another version of the runtime left, the latest version first.
 
@@ -189,8 +200,7 @@ def find_outdated(target: Target, space: SearchSpace[Architecture], fingerprint:
         stored
         for stored in _candidates(target, space, tables)
         if stored.header.fingerprint.differences(fingerprint).keys() == {"runtime_version"}
-        and stored.has_model
-        and read_description(stored.model_folder)[0] == "measured"
+        and _unusable_model(stored) is None
     ]
     if not found:
         raise TableError(
@@ -245,10 +255,9 @@ def _unfit_source(
         return f"it is of space {stored.header.space}-{stored.header.space_digest[:12]}, not {space.name}-{space.digest[:12]}"
     if (stored.header.target.runtime == SIMULATED) != (target.runtime == SIMULATED):
         return "one of the two is a simulated device"
-    if not stored.has_model:
-        return "it has no model; say: hwnas fit FOLDER"
-    if read_description(stored.model_folder)[0] != "measured":
-        return "its model was itself transferred"
+    unusable = _unusable_model(stored)
+    if unusable:
+        return unusable
     return None if stored.header.fingerprint.differences(fingerprint) else "it is that target's own table"
 
 

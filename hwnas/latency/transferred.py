@@ -6,6 +6,8 @@ meta-learning. What the regression is: :mod:`hwnas.latency.few_shot`.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,15 @@ from hwnas.latency.kriging import FEWEST, Scaling
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.predictor import Domain, LatencyPredictor, fit_tails
 from hwnas.latency.rows import encodings_of, latencies_of
-from hwnas.latency.sampling import SamplingPlan, banded, covered_share, draw, extremes_of, held_out_networks
+from hwnas.latency.sampling import (
+    SamplingPlan,
+    banded,
+    covered_share,
+    draw,
+    extremes_of,
+    held_out_networks,
+    require_enough,
+)
 from hwnas.latency.statistics import BoolArray, FloatArray
 from hwnas.latency.table import LatencyTable
 from hwnas.spaces.base import Architecture, IntArray, SearchSpace, unique_rows
@@ -88,11 +98,11 @@ class TransferredModel(LatencyPredictor):
             extractor=extractor,
             conformal=Conformal.fit(regression.left_out, regression.left_out_spread, coverage),
             tails=fit_tails(rows, coverage),
-            domain=Domain.of(F),
+            domain=Domain.of(np.concatenate([F, extractor.matrix(X)])),
             facts={
                 "rows": len(rows),
                 "table": digest([row.as_dict() for row in rows]),
-                "sources": [f"{source.target} ({source.fingerprint.identity_digest[:12]})" for source in sources],
+                "sources": names_of(sources),
                 "own_weight": regression.own_weight,
                 "left_out_mape": float(np.mean(np.abs(np.expm1(regression.left_out)))),
                 "canaries": table.header.canaries,
@@ -118,11 +128,9 @@ class TransferredModel(LatencyPredictor):
         return TransferredModel.fit(table, self.space, self.sources, coverage=self.conformal.coverage)
 
     def save(self, folder: Path) -> None:
-        """Write ``sources/N/`` and, last, ``model.json``."""
-        names = [f"{SOURCES_FOLDER}/{index}" for index in range(len(self.sources))]
-        for name, source in zip(names, self.sources, strict=True):
-            source.save(folder / name)
-        content = {**self.description(), "sources": names, "regression": self.regression.as_dict()}
+        """Write ``sources/`` (:func:`save_sources`) and, last, ``model.json``."""
+        save_sources(self.sources, folder)
+        content = {**self.description(), "sources": tables_of(self.sources), "regression": self.regression.as_dict()}
         model_files.write_description(folder, "transferred", content)
 
     @classmethod
@@ -136,10 +144,9 @@ class TransferredModel(LatencyPredictor):
         common = model_files.common_of(content, folder, space)
         with model_files.explain(folder):
             regression = FewShot.from_dict(content["regression"])
-            sources = [
-                LatencyModel.load(folder / SOURCES_FOLDER / Path(n).name, common["space"]) for n in content["sources"]
-            ]
-        model = cls(**common, sources=tuple(sources), regression=regression)
+            tables = [str(table) for table in content["sources"]]
+        sources = load_sources(folder, common["space"], tables)
+        model = cls(**common, sources=sources, regression=regression)
         if fingerprint is not None:
             model.require(fingerprint)
         return model
@@ -152,6 +159,56 @@ def load_model(
     kind, _ = model_files.read_description(folder)
     reader = TransferredModel if kind == "transferred" else LatencyModel
     return reader.load(folder, space, fingerprint)
+
+
+def names_of(sources: Sequence[LatencyModel]) -> list[str]:
+    """Return how sources are called where people read it: target and machine."""
+    return [f"{source.target} ({source.fingerprint.identity_digest[:12]})" for source in sources]
+
+
+def tables_of(sources: Sequence[LatencyModel]) -> list[str]:
+    """Return the digests of the rows that sources were fitted on: what makes them the same."""
+    return [str(source.facts["table"]) for source in sources]
+
+
+def save_sources(sources: Sequence[LatencyModel], folder: Path) -> None:
+    """Write ``sources/0/`` ... of a model's folder, all or none; nothing happens where the same are there already."""
+    final = folder / SOURCES_FOLDER
+    try:
+        if tables_of(load_sources(folder, sources[0].space)) == tables_of(sources):
+            return
+    except TableError:
+        pass
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{SOURCES_FOLDER}-", dir=folder) as work:
+        for index, source in enumerate(sources):
+            source.save(Path(work) / SOURCES_FOLDER / str(index))
+        shutil.rmtree(final, ignore_errors=True)
+        (Path(work) / SOURCES_FOLDER).rename(final)
+
+
+def load_sources(
+    folder: Path, space: SearchSpace[Architecture], tables: Sequence[str] | None = None
+) -> tuple[LatencyModel, ...]:
+    """Read what :func:`save_sources` wrote into a model's folder.
+
+    Args:
+        folder: The model's folder.
+        space: Its space.
+        tables: What :func:`tables_of` must say of them; not checked if not given.
+
+    Raises:
+        TableError: They are absent, damaged or other ones.
+    """
+    mend = "Transfer again: hwnas tables transfer, into another folder."
+    paths = [path for path in (folder / SOURCES_FOLDER).glob("*") if path.name.isdigit()]
+    try:
+        sources = tuple(LatencyModel.load(path, space) for path in sorted(paths, key=lambda path: int(path.name)))
+    except TableError as error:
+        raise TableError(f"what the model in {folder} was transferred from is damaged ({error}). {mend}") from error
+    if not sources or (tables is not None and tables_of(sources) != list(tables)):
+        raise TableError(f"what the model in {folder} was transferred from is missing or was exchanged. {mend}")
+    return sources
 
 
 def require_sources(sources: Sequence[LatencyModel], space: SearchSpace[Architecture]) -> None:
@@ -194,6 +251,7 @@ def plan_anchors(
     logs = _logs(sources, pool)
     chosen = banded(Scaling.of(logs)(logs).mean(axis=1), count - len(extremes), np.random.default_rng([seed, 3]))
     train = np.concatenate([extremes, pool[chosen]])
+    require_enough(space, len(train), count, held_out)
     extractor = FeatureExtractor(space, "fp32")
     return SamplingPlan(train, judges, 0, covered_share(extractor, extractor.ids(train)))
 

@@ -19,7 +19,7 @@ from hwnas.config import Budget, ExportSection, load_run_config
 from hwnas.devices.session import open_session
 from hwnas.errors import ConfigError
 from hwnas.finetuning.winner import load_winner
-from hwnas.latency.store import MODEL_FOLDER
+from hwnas.latency.profiling import MODEL_FOLDER
 from hwnas.latency.transferred import load_model
 from hwnas.progress import progress_bar
 from hwnas.runs.budgets import resolve_budget, statistic_of

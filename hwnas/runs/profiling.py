@@ -9,20 +9,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hwnas.config import ProfileSection
 from hwnas.devices.session import open_session
-from hwnas.errors import TableError
+from hwnas.errors import RunFolderError, TableError
 from hwnas.files import write_json
 from hwnas.latency.evaluation import Scores, compare, evaluate
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import fingerprint_here
 from hwnas.latency.predictor import LatencyPredictor
 from hwnas.latency.profile_plan import PLAN_FILE
-from hwnas.latency.profiling import TABLE_FILE, ProfileReport, profile_target
+from hwnas.latency.profiling import MODEL_FOLDER, SOURCES, TABLE_FILE, ProfileReport, profile_target
 from hwnas.latency.rows import encodings_of, latencies_of
-from hwnas.latency.store import MODEL_FOLDER, find_table
+from hwnas.latency.store import find_table, read_header
 from hwnas.latency.table import LatencyTable
-from hwnas.latency.transferred import SOURCES_FOLDER, TransferredModel, load_model
+from hwnas.latency.transferred import TransferredModel, load_model, load_sources, save_sources
 from hwnas.progress import progress_bar
 from hwnas.runs.session import Run
 from hwnas.spaces.base import SearchSpace
@@ -101,17 +103,16 @@ def fit_folder(
     seed: int = 0,
     coverage: float = 0.9,
     notes: tuple[str, ...] = (),
-    sources: Sequence[LatencyModel] = (),
 ) -> Fitted:
     """Fit the model of the table in ``folder``, save it beside the table, and evaluate it on the held-out networks.
 
-    With ``sources``, or where the folder holds a transferred model, the model is transferred.
+    The model of a table that was made for a transfer is transferred from what lies in ``model/sources``.
 
     Raises:
         TableError: The table is damaged, of another space, or too small.
     """
     table = LatencyTable.load(folder / TABLE_FILE)
-    sources = sources or sources_of(folder, space)
+    sources = sources_of(folder, table, space)
     model: LatencyPredictor
     if sources:
         model = TransferredModel.fit(table, space, sources, coverage=coverage)
@@ -119,7 +120,7 @@ def fit_folder(
         model = LatencyModel.fit(table, space, seed=seed, coverage=coverage)
     model.save(folder / MODEL_FOLDER)
     held_out = table.measured("held_out")
-    curve = transfer_curve(table, space, sources) if sources and held_out else {}
+    curve = transfer_curve(table, space, sources, coverage) if sources and held_out else {}
     scores = compare(table, model, space, seed) if held_out else {}
     rows = table.measured()
     prediction = model.predict(encodings_of(rows))
@@ -150,22 +151,29 @@ def fit_folder(
     return Fitted(folder, table.target, scores, len(table.measured()), notes, names, curve)
 
 
-def sources_of(folder: Path, space: SearchSpace[Any]) -> tuple[LatencyModel, ...]:
-    """Return what the model in a table's folder was transferred from; nothing if there is none, or a measured one.
+def sources_of(folder: Path, table: LatencyTable, space: SearchSpace[Any]) -> tuple[LatencyModel, ...]:
+    """Return what the table in a folder is to be transferred from; nothing if it stands on its own.
 
-    ``model.json`` is not asked: a damaged one is mended by fitting again.
+    Raises:
+        TableError: It was made for a transfer, and the sources are missing or damaged.
     """
-    folders = [path for path in (folder / MODEL_FOLDER / SOURCES_FOLDER).glob("*") if path.name.isdigit()]
-    return tuple(LatencyModel.load(path, space) for path in sorted(folders, key=lambda path: int(path.name)))
+    return load_sources(folder / MODEL_FOLDER, space) if SOURCES in table.header.session else ()
 
 
-def transfer_curve(table: LatencyTable, space: SearchSpace[Any], sources: Sequence[LatencyModel]) -> dict[int, Scores]:
-    """Return the scores on the held-out networks of transfers that use fewer of the measured networks, and all."""
+def transfer_curve(
+    table: LatencyTable, space: SearchSpace[Any], sources: Sequence[LatencyModel], coverage: float = 0.9
+) -> dict[int, Scores]:
+    """Return the scores on the held-out networks of transfers that use fewer of the measured networks, and all.
+
+    Those used are spread evenly over the networks in order of what the first source predicts, the extremes among them.
+    """
     rows, held_out = table.measured("train", "search"), table.measured("held_out")
+    order = np.argsort(sources[0].predict(encodings_of(rows)).value)
     scores = {}
     for count in [size for size in CURVE if size < len(rows)] + [len(rows)]:
-        kept = replace(table, rows=(*rows[:count], *held_out))
-        scores[count] = evaluate(TransferredModel.fit(kept, space, sources), held_out)
+        spread = order[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+        kept = replace(table, rows=(*(rows[i] for i in spread), *held_out))
+        scores[count] = evaluate(TransferredModel.fit(kept, space, sources, coverage=coverage), held_out)
     return scores
 
 
@@ -179,13 +187,27 @@ def profile_folder(
 ) -> Fitted:
     """Profile a target into ``folder`` (resuming what is there) and fit its model, or transfer it from ``sources``."""
     notes: tuple[str, ...] = ()
-    if (folder / PLAN_FILE).exists() or not (folder / TABLE_FILE).exists():
+    planned, stored = (folder / PLAN_FILE).exists(), (folder / TABLE_FILE).exists()
+    if stored:
+        _require_own(folder, target, transferring=bool(sources) and not planned)
+    if planned or not stored:
         with progress_bar(f"profiling {target}", 1.0) as advance:
             report: ProfileReport = profile_target(
                 target, space, section, folder, device=device, sources=sources, on_progress=advance
             )
         notes = report.notes
-    return fit_folder(folder, space, seed=section.seed, coverage=section.coverage, notes=notes, sources=sources)
+    return fit_folder(folder, space, seed=section.seed, coverage=section.coverage, notes=notes)
+
+
+def _require_own(folder: Path, target: Target, transferring: bool) -> None:
+    """Raise where a folder's table is of another target, or, for a transfer, was not made by one."""
+    own = read_header(folder / TABLE_FILE).target
+    if own != target:
+        raise RunFolderError(f"{folder} holds the table of {own}, not of {target}. Use another folder: --output.")
+    if transferring:
+        raise RunFolderError(
+            f"{folder} holds a table that no transfer made; a transfer would replace its model. Use another folder: --output."
+        )
 
 
 def _reuse(run: Run, target: Target, folder: Path) -> Fitted | None:
@@ -196,12 +218,15 @@ def _reuse(run: Run, target: Target, folder: Path) -> Fitted | None:
     if stored is None:
         return None
     table = stored.load()
+    sources = sources_of(stored.path.parent, table, run.space)
+    if sources:
+        save_sources(sources, folder / MODEL_FOLDER)
     table.save(folder / TABLE_FILE)
     note = f"table of {len(table.rows)} networks taken from the {stored.place} tables; profile.reuse=false measures"
     if stored.header.fingerprint.context_digest != fingerprint.context_digest:
         note += "; kernel, driver or memory differ from when it was measured"
-    section, sources = run.config.profile, sources_of(stored.path.parent, run.space)
-    return fit_folder(folder, run.space, seed=section.seed, coverage=section.coverage, notes=(note,), sources=sources)
+    section = run.config.profile
+    return fit_folder(folder, run.space, seed=section.seed, coverage=section.coverage, notes=(note,))
 
 
 def require_here(model: LatencyPredictor, device: Device) -> None:

@@ -38,7 +38,10 @@ def test_a_new_target_is_made_from_another_ones_table(hwnas: Hwnas, tmp_path: Pa
     sizes = ("--networks", "10", "--held-out", "6", "--json")
     alone = hwnas("tables", "transfer", "--target", target, "--space", path, "--from", tmp_path, *sizes)
     assert alone.returncode == 2
-    assert str(tmp_path) in alone.stderr
+    assert "does not exist. Make it: hwnas profile" in " ".join(alone.stderr.split())
+    clash = hwnas("tables", "transfer", "--target", target, "--space", path, "--set", "profile.networks=14")
+    assert clash.returncode == 2
+    assert "--networks and --held-out" in " ".join(clash.stderr.split())
     source = tmp_path / "source"
     made = hwnas(
         "profile", "--target", "simulated-reference/simulated-fp32", "--space", path, "--output", source, "--json"

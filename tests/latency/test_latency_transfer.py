@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from latency_samples import FINGERPRINT, RATES, make_rows, make_table
 from hwnas import api
 from hwnas.config import ProfileSection
 from hwnas.errors import FingerprintMismatchError, RunFolderError, TableError
-from hwnas.latency import store
+from hwnas.latency import kriging, store
 from hwnas.latency.conformal import Conformal
 from hwnas.latency.evaluation import evaluate
 from hwnas.latency.few_shot import FewShot
@@ -20,10 +21,10 @@ from hwnas.latency.kriging import Kriging, Scaling
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.profiling import profile_target
 from hwnas.latency.rows import LatencyRow
-from hwnas.latency.sampling import plan_networks
+from hwnas.latency.sampling import banded, plan_networks
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.transferred import TransferredModel, load_model, plan_anchors
-from hwnas.runs.profiling import fit_folder, transfer_curve
+from hwnas.runs.profiling import fit_folder, profile_folder, transfer_curve
 from hwnas.spaces.base import unique_rows
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.targets import Fingerprint, Target
@@ -111,9 +112,14 @@ def test_intervals_hold_what_they_promise() -> None:
 
 def test_left_out_residuals_are_what_leaving_out_gives() -> None:
     S, G, y = devices(20, 5, 0)
-    whole = Kriging.fit(Scaling.of(S), Scaling.of(G), S, G, y + 0.05 * np.random.default_rng(0).standard_normal(20))
-    assert np.abs(whole.left_out).mean() > 0.01
-    assert np.all(whole.left_out_spread >= np.sqrt(whole.noise) * 0.999)
+    y = y + 0.05 * np.random.default_rng(0).standard_normal(20)
+    Z = kriging.design(Scaling.of(S)(S), Scaling.of(G)(G))
+    counts = np.linspace(0.3, 1.0, 20)
+    whole = kriging.candidate(Z, 5, y, 0.1, 0.03, counts)
+    for index in range(20):
+        rest = np.delete(np.arange(20), index)
+        without = kriging.candidate(Z[rest], 5, y[rest], 0.1, 0.03, counts[rest])
+        assert whole.left_out[index] == pytest.approx(y[index] - Z[index] @ without.mean, rel=1e-6)
 
 
 def test_columns_that_do_not_vary_are_harmless() -> None:
@@ -142,6 +148,15 @@ def test_anchors_span_the_space_and_leave_the_judges_alone(
     assert np.ptp(ranks[2:12]) > 300
 
 
+def test_bands_give_one_network_each() -> None:
+    score = np.random.default_rng(0).standard_normal(100)
+    ranks = np.argsort(np.argsort(score))
+    for seed in range(5):
+        chosen = banded(score, 10, np.random.default_rng(seed))
+        assert sorted(ranks[chosen] // 10) == list(range(10))
+    assert len(banded(score[:4], 10, np.random.default_rng(0))) == 4
+
+
 def test_physics_alone_counts_where_it_predicts_better_than_other_devices() -> None:
     S, _, y = devices(200, 6, 4)
     F = np.exp(np.random.default_rng(5).standard_normal((200, 3)))
@@ -152,6 +167,31 @@ def test_physics_alone_counts_where_it_predicts_better_than_other_devices() -> N
         assert low <= blend.own_weight <= high
         value, _ = blend.predict(S[15:], F[15:])
         assert np.median(np.abs(value - np.log(truth[15:]))) < 0.05
+
+
+def test_intervals_hold_where_physics_takes_part() -> None:
+    inside = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        F = np.exp(rng.standard_normal((300, 4)))
+        S = np.log(F @ np.exp(rng.standard_normal((4, 3))))
+        y = (F @ np.exp(rng.standard_normal(4))) * np.exp(0.03 * rng.standard_normal(300))
+        blend = FewShot.fit(Scaling.of(S), Scaling.of(np.log1p(F)), S[:15], F[:15], y[:15], np.ones(15))
+        value, spread = blend.predict(S[15:], F[15:])
+        half = Conformal.fit(blend.left_out, blend.left_out_spread, 0.9).half_width(spread)
+        inside.append(np.mean(np.abs(np.log(y[15:]) - value) <= half))
+    assert 0.84 <= np.mean(inside) <= 0.98
+
+
+def test_a_transfer_does_not_replace_what_no_transfer_made(
+    table: LatencyTable, space: MobileNetV3Space, sources: list[LatencyModel], tmp_path: Path
+) -> None:
+    model = LatencyModel.fit(table, space)
+    keep(table, model, tmp_path)
+    before = (tmp_path / "model" / "model.json").read_bytes()
+    with pytest.raises(RunFolderError, match="holds a table that no transfer made"):
+        profile_folder(table.target, space, ProfileSection(), tmp_path, sources=sources)
+    assert (tmp_path / "model" / "model.json").read_bytes() == before
 
 
 def test_a_device_unlike_all_others_is_predicted_as_well_as_from_its_own_rows(
@@ -271,17 +311,25 @@ def test_a_measured_transfer_resumes_fits_again_and_refuses_another_plan(
     protocol = replace(QUICK, rounds=4)
     report = profile_target(target, space, section, tmp_path, protocol=protocol, sources=sources)
     assert (len(report.plan.train), len(report.plan.held_out), report.plan.n_kernels) == (12, 20, 12)
-    fitted_once = fit_folder(tmp_path, space, sources=sources)
+    fitted_once = fit_folder(tmp_path, space)
     assert fitted_once.scores["model"].mape < 0.05
     assert fitted_once.scores["model"].mape < fitted_once.scores["macs"].mape
     assert set(fitted_once.curve) == {5, 10, 12}
     assert len(fitted_once.sources) == 3
+    with pytest.raises(RunFolderError, match="holds the table of simulated-reference/simulated-fp32"):
+        profile_folder(Target.parse("local/onnxruntime-fp32"), space, section, tmp_path)
     for damage in ("", "{"):
         (tmp_path / "model" / "model.json").write_text(damage)
         assert fit_folder(tmp_path, space).as_dict() == fitted_once.as_dict()
     stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert stored["curve"]["12"]["mape"] == pytest.approx(fitted_once.curve[12].mape)
-    with pytest.raises(RunFolderError, match="differs in sources"):
+    (tmp_path / "model" / "sources" / "1" / "model.json").write_text("{")
+    with pytest.raises(TableError, match=r"transferred from is damaged .*hwnas tables transfer"):
+        fit_folder(tmp_path, space)
+    shutil.rmtree(tmp_path / "model" / "sources" / "1")
+    with pytest.raises(TableError, match="is missing or was exchanged"):
+        load_model(tmp_path / "model", space)
+    with pytest.raises(RunFolderError, match=r"differs in sources \(it began with device1/onnxruntime-fp32"):
         profile_target(target, space, section, tmp_path, protocol=protocol, sources=sources[:2])
     assert profile_target(target, space, section, tmp_path, protocol=protocol, sources=sources).table == report.table
 
