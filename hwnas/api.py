@@ -471,8 +471,6 @@ def export(
         ConfigError: Something needed is not given.
         ArtifactError: Parity failed.
     """
-    from hwnas.runs.outside import export_given, export_winner_folder, read_inputs
-
     path = Path(source)
     wanted = resolve_target(target, precision) if target is not None else None
     if path.suffix in (".yaml", ".yml"):
@@ -493,6 +491,8 @@ def export(
     if overrides:
         raise ConfigError("--set changes a run file; the source is none.")
     budget = parse_section(Budget, {"max_ms": max_ms}, "--max-ms") if max_ms is not None else None
+    from hwnas.runs.outside import export_given, export_winner_folder, read_inputs
+
     if path.is_dir():
         if samples is not None:
             raise ConfigError("--samples belongs to models of your own; a winner is calibrated with its run's images.")
