@@ -94,8 +94,9 @@ def test_noise_that_does_not_settle_is_said(files: ModelFiles) -> None:
 def test_a_model_exactly_on_its_budget_is_rarely_called_kept(files: ModelFiles, truth: float) -> None:
     protocol = replace(PROTOCOL, rounds=8, confidence=1 - 0.05 / ATTEMPTS, resamples=200)
     verdicts = []
-    for seed in range(30):
-        with DisturbedSession(seed=seed, sigma=0.05) as session:
+    with DisturbedSession() as session:
+        for seed in range(30):
+            session.disturbances = {"seed": seed, "sigma": 0.05}
             verdicts.append(verdict(partial(measure_model, session, files, TARGET, protocol), truth, "p50").kind)
     assert verdicts.count("kept") <= 3
 
