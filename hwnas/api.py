@@ -75,11 +75,10 @@ def _space_and_profile(space: Any, overrides: Sequence[str]) -> tuple[SearchSpac
     """Read ``--space``: a registered name, a file with ``name`` and ``settings``, a run file, or a space; with overrides."""
     from hwnas.spaces.base import SearchSpace
 
-    if isinstance(space, SearchSpace):
-        return space, parse_section(ProfileSection, apply_overrides({}, overrides).get("profile", {}), "profile")
-    raw: dict[str, Any] = {"space": {"name": str(space)}}
+    given = isinstance(space, SearchSpace)
+    raw: dict[str, Any] = {} if given else {"space": {"name": str(space)}}
     path = Path(str(space))
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if not given and (path.suffix in (".yaml", ".yml") or path.is_file()):
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -88,11 +87,13 @@ def _space_and_profile(space: Any, overrides: Sequence[str]) -> tuple[SearchSpac
             raise ConfigError(f"--space {space}: expected a mapping with 'name' and 'settings', or a run file.")
         raw = found if "space" in found or "data" in found else {"space": found}
     raw = apply_overrides(raw, overrides)
-    unknown = sorted(raw.keys() - RunConfig.model_fields.keys())
+    unknown = sorted(raw.keys() - ({"profile"} if given else RunConfig.model_fields.keys()))
     if unknown:
         raise ConfigError(
             f"unknown key {unknown[0]!r}; --set takes space.settings.KEY=VALUE and profile.KEY=VALUE here."
         )
+    if given:
+        return space, parse_section(ProfileSection, raw.get("profile", {}), "profile")
     section = parse_section(SpaceSection, raw.get("space", {}), f"{space}: space")
     seed = {"seed": raw["seed"]} if isinstance(raw.get("seed"), int) else {}
     profile_section = parse_section(ProfileSection, {**seed, **(raw.get("profile") or {})}, f"{space}: profile")
@@ -130,13 +131,12 @@ def profile(
         HwnasError: Target, space, device or runtime cannot be used.
     """
     wanted = resolve_target(target, precision)
-    if refresh:
-        resolved, section = _space_and_profile(space, (*REFRESH_SIZES, *overrides))
-        section = section.model_copy(update={"budget_minutes": budget_minutes or section.budget_minutes})
-        return _refresh(wanted, resolved, section, output)
-    resolved, section = _space_and_profile(space, overrides)
+    resolved, section = _space_and_profile(space, (*(REFRESH_SIZES if refresh else ()), *overrides))
     if budget_minutes is not None:
         section = section.model_copy(update={"budget_minutes": budget_minutes})
+    if refresh:
+        return _refresh(wanted, resolved, section, output)
+    # Imported only now: a mistake above is to be told at once.
     from hwnas.latency.store import folder_name, user_root
     from hwnas.runs.profiling import profile_folder
 
@@ -145,18 +145,16 @@ def profile(
 
 
 def _refresh(target: Target, space: SearchSpace[Any], section: ProfileSection, output: Path | None) -> Fitted:
-    from hwnas.devices.session import open_session
     from hwnas.latency.comparing import diff
     from hwnas.latency.model import LatencyModel
-    from hwnas.latency.networks import fingerprint_here
+    from hwnas.latency.networks import fingerprint_on
     from hwnas.latency.profiling import TABLE_FILE
     from hwnas.latency.store import find_outdated, folder_name, user_root
     from hwnas.latency.table import LatencyTable
     from hwnas.runs.profiling import profile_folder
 
     device = find_device(target.device)
-    with open_session(device) as session:
-        here = fingerprint_here(session, target)
+    here = fingerprint_on(device, target)
     outdated = find_outdated(target, space, here)
     version = here.identity["runtime_version"]
     folder = output or user_root() / f"{folder_name(target, space)}-{target.runtime}-{version}"
@@ -192,9 +190,8 @@ def transfer_table(
         TableError: There is nothing to transfer from.
         HwnasError: Target, space, device or runtime cannot be used.
     """
-    from hwnas.devices.session import open_session
     from hwnas.latency.model import LatencyModel
-    from hwnas.latency.networks import fingerprint_here
+    from hwnas.latency.networks import fingerprint_on
     from hwnas.latency.store import find_sources, folder_name, user_root
     from hwnas.runs.profiling import profile_folder
 
@@ -205,8 +202,7 @@ def transfer_table(
         raise ConfigError(f"--set {fixed[0]}: a transfer takes --networks and --held-out instead.")
     resolved, section = _space_and_profile(space, (*overrides, *sizes))
     device = find_device(wanted.device)
-    with open_session(device) as session:
-        here = fingerprint_here(session, wanted)
+    here = fingerprint_on(device, wanted)
     found = find_sources(wanted, resolved, here, sources)
     if not found:
         raise TableError(
@@ -291,16 +287,14 @@ def predict(
     Raises:
         TableError: No model fits this machine, target and space.
     """
-    from hwnas.devices.session import open_session
-    from hwnas.latency.networks import fingerprint_here
+    from hwnas.latency.networks import fingerprint_on
     from hwnas.latency.predictor import LatencyPredictor
     from hwnas.latency.profiling import MODEL_FOLDER
     from hwnas.latency.store import require_table
     from hwnas.latency.transferred import load_model
 
     wanted = resolve_target(target, precision)
-    with open_session(find_device(wanted.device)) as session:
-        here = fingerprint_here(session, wanted)
+    here = fingerprint_on(find_device(wanted.device), wanted)
     if folder is not None:
         model: LatencyPredictor = load_model(Path(folder) / MODEL_FOLDER, fingerprint=here)
     else:

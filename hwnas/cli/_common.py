@@ -24,6 +24,9 @@ PrecisionOption = Annotated[str | None, typer.Option("--precision", help="Shorth
 SpaceOption = Annotated[
     str, typer.Option("--space", help="Space by name, or a YAML file with 'name' and 'settings', or a run file.")
 ]
+TableFolderOption = Annotated[
+    Path | None, typer.Option("--output", help="Folder of table and model (default: the user's data folder).")
+]
 
 RUNS = Path("runs")
 

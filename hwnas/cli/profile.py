@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from hwnas.cli._common import (
     PrecisionOption,
     SetOption,
     SpaceOption,
+    TableFolderOption,
     TargetOption,
     print_fitted,
 )
@@ -23,9 +23,7 @@ def profile(
     precision: PrecisionOption = None,
     overrides: SetOption = [],
     budget_minutes: Annotated[float | None, typer.Option(help="Spend at most this long on measuring.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of table and model (default: the user's data folder).")
-    ] = None,
+    output: TableFolderOption = None,
     refresh: Annotated[
         bool,
         typer.Option(

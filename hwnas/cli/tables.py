@@ -12,6 +12,7 @@ from hwnas.cli._common import (
     PrecisionOption,
     SetOption,
     SpaceOption,
+    TableFolderOption,
     TargetOption,
     print_difference,
     print_fitted,
@@ -96,9 +97,7 @@ def transfer(
     held_out: Annotated[int, typer.Option(min=0, help="Networks to measure and judge by.")] = 10,
     precision: PrecisionOption = None,
     overrides: SetOption = [],
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of table and model (default: the user's data folder).")
-    ] = None,
+    output: TableFolderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make the latency model of a new target from tables of other targets and 10 to 50 measurements.

@@ -10,7 +10,6 @@ import numpy as np
 from hwnas import registry
 from hwnas.errors import TableError
 from hwnas.latency.features import FeatureExtractor
-from hwnas.latency.indexing import ABSENT
 from hwnas.latency.lut import kernel_prices
 from hwnas.latency.rows import encodings_of
 from hwnas.latency.statistics import MAD_SCALE
@@ -67,12 +66,8 @@ def moved_blocks(first: LatencyTable, second: LatencyTable) -> list[dict[str, An
         return []
     space = registry.load("space", first.header.space)(**first.header.settings)
     extractor = FeatureExtractor(space, first.target.precision)
-    prices = []
-    for rows in profiled:
-        prices.append(kernel_prices(rows, extractor, extractor.ids(encodings_of(rows)))[0])
-    shared = [
-        key for key in sorted(prices[0].keys() & prices[1].keys()) if key != ABSENT and min(p[key] for p in prices) > 0
-    ]
+    prices = [kernel_prices(rows, extractor, extractor.ids(encodings_of(rows)))[0] for rows in profiled]
+    shared = [key for key in sorted(prices[0].keys() & prices[1].keys()) if min(table[key] for table in prices) > 0]
     if not shared:
         return []
     ratios = np.array([prices[1][key] / prices[0][key] for key in shared])

@@ -147,9 +147,9 @@ def compare(
     """
     train, held_out = table.measured("train", "search"), table.measured("held_out")
     results = {"model": evaluate(model, held_out)}
-    if len(train) >= FEWEST_ROWS and not isinstance(model, LatencyModel):
-        results["alone"] = evaluate(LatencyModel.fit(table, space, seed=seed), held_out)
     if len(train) >= FEWEST_ROWS:
+        if not isinstance(model, LatencyModel):
+            results["alone"] = evaluate(LatencyModel.fit(table, space, seed=seed), held_out)
         results["without_lut"] = evaluate(LatencyModel.fit(table, space, use_lut=False, seed=seed), held_out)
     extractor, measured = model.extractor, latencies_of(held_out)
     baselines = {"block_lut": block_sums(train, extractor), "macs": macs_line(train, extractor)}

@@ -46,7 +46,7 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Posterior:
     """One pair of prior variances: its likelihood and what follows from it.
 
     Attributes:
@@ -107,24 +107,24 @@ class Kriging:
         Z, n_sources = design(sources(S), features(G)), S.shape[1]
         counts = np.ones(len(y))
         for _ in range(_REWEIGHTINGS):
-            candidates = [
-                candidate(Z, n_sources, y, g, v, counts) for g in _FEATURE_VARIANCES for v in _NOISE_VARIANCES
+            posteriors = [
+                posterior(Z, n_sources, y, g, v, counts) for g in _FEATURE_VARIANCES for v in _NOISE_VARIANCES
             ]
-            likelihood = np.array([candidate.log_likelihood for candidate in candidates])
+            likelihood = np.array([posterior.log_likelihood for posterior in posteriors])
             shares = np.exp(likelihood - likelihood.max())
             shares /= shares.sum()
-            left_out = _mix(shares, [candidate.left_out for candidate in candidates])
+            left_out = _mix(shares, [posterior.left_out for posterior in posteriors])
             scale = MAD_SCALE * float(np.median(np.abs(left_out))) + 1e-9
             fitted_with, counts = counts, np.minimum((_DEGREES + 1) / (_DEGREES + (left_out / scale) ** 2), 1.0)
-        noise = float(_mix(shares, [np.array(candidate.noise) for candidate in candidates]))
-        variance = _mix(shares, [candidate.left_out_variance for candidate in candidates])
+        noise = float(_mix(shares, [np.array(posterior.noise) for posterior in posteriors]))
+        variance = _mix(shares, [posterior.left_out_variance for posterior in posteriors])
         # A network that counts less has more noise in its variance; the interval is that of an ordinary one.
         variance = np.maximum(variance - noise * (1.0 / fitted_with - 1.0), noise)
         return cls(
             sources=sources,
             features=features,
-            mean=_mix(shares, [candidate.mean for candidate in candidates]),
-            covariance=_mix(shares, [candidate.covariance for candidate in candidates]),
+            mean=_mix(shares, [posterior.mean for posterior in posteriors]),
+            covariance=_mix(shares, [posterior.covariance for posterior in posteriors]),
             noise=noise,
             left_out=left_out,
             left_out_spread=np.sqrt(variance),
@@ -165,9 +165,9 @@ def design(S: FloatArray, G: FloatArray) -> FloatArray:
     return np.concatenate([np.ones((len(S), 1)), mean, deviations, G / np.sqrt(max(G.shape[1], 1))], axis=1)
 
 
-def candidate(
+def posterior(
     Z: FloatArray, n_sources: int, y: FloatArray, feature_variance: float, noise: float, counts: FloatArray
-) -> Candidate:
+) -> Posterior:
     """Return what follows from one pair of prior variances.
 
     Args:
@@ -190,7 +190,7 @@ def candidate(
     precision = (Z * counts[:, None]).T @ Z / noise + np.diag(np.concatenate([np.zeros(_FREE), 1.0 / prior]))
     covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     diagonal = np.diag(projected)
-    return Candidate(
+    return Posterior(
         log_likelihood=-0.5 * float(likelihood),
         mean=covariance @ ((Z * counts[:, None]).T @ y) / noise,
         covariance=variance * covariance,

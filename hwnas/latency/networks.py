@@ -12,6 +12,7 @@ import numpy as np
 from hwnas import registry
 from hwnas.devices.fingerprint import target_fingerprint
 from hwnas.devices.models import KernelTime
+from hwnas.devices.session import open_session
 from hwnas.errors import DeviceError, MissingRuntimeError
 from hwnas.files import Journal, digest, write_json
 from hwnas.latency.analysis import SessionResult
@@ -22,7 +23,7 @@ from hwnas.latency.rows import LatencyRow, Split
 from hwnas.latency.table import LatencyTable
 from hwnas.spaces.base import Architecture, IntArray, SearchSpace
 from hwnas.spaces.graph import LayerGraph
-from hwnas.targets import Fingerprint, Target
+from hwnas.targets import Device, Fingerprint, Target
 
 KERNEL_RUNS = 20
 """Profiled runs of a network whose kernels are asked for."""
@@ -41,6 +42,12 @@ def make_backend(target: Target) -> Any:
     if reason is not None:
         raise MissingRuntimeError(target.runtime, str(getattr(backend, "install", reason)))
     return backend
+
+
+def fingerprint_on(device: Device, target: Target) -> Fingerprint:
+    """Return :func:`fingerprint_here` of a device, asked in a session of its own."""
+    with open_session(device) as session:
+        return fingerprint_here(session, target)
 
 
 def fingerprint_here(session: Any, target: Target) -> Fingerprint:

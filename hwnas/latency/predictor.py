@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from hwnas.errors import TableError
+from hwnas.files import digest
 from hwnas.latency.conformal import Conformal
 from hwnas.latency.features import PHYSICAL, FeatureExtractor
 from hwnas.latency.rows import LatencyRow
@@ -174,6 +176,36 @@ class LatencyPredictor(ABC):
             "limits": [self.domain.low.tolist(), self.domain.high.tolist()],
             "facts": self.facts,
         }
+
+
+def rows_to_fit(
+    table: LatencyTable, space: SearchSpace[Architecture], fewest: int, mend: str
+) -> tuple[LatencyRow, ...]:
+    """Return the rows of a table that are not held out.
+
+    Raises:
+        TableError: The table is of another space or has fewer than ``fewest`` measured ones; ``mend`` says what to do.
+    """
+    table.require(space)
+    rows = table.measured("train", "search")
+    if len(rows) < fewest:
+        raise TableError(
+            f"the table of {table.target} has {len(rows)} measured rows to fit on, at least {fewest} are needed. "
+            f"Measure more: {mend}."
+        )
+    return rows
+
+
+def facts_of(table: LatencyTable, rows: Sequence[LatencyRow]) -> dict[str, Any]:
+    """Return what every model says of the rows it was fitted on."""
+    return {
+        "rows": len(rows),
+        "table": digest([row.as_dict() for row in rows]),
+        "canaries": table.header.canaries,
+        "unit": table.header.unit,
+        "statistic": "p50",
+        "versions": table.header.versions,
+    }
 
 
 def fit_tails(rows: Sequence[LatencyRow], coverage: float) -> dict[str, Tail]:

@@ -188,7 +188,6 @@ def find_outdated(target: Target, space: SearchSpace[Architecture], fingerprint:
     Raises:
         TableError: There is none with a measured model, or there is one of this very version already.
     """
-    tables, _ = list_tables()
     current = find_table(target, space, fingerprint)
     if current is not None and current.has_model:
         version = fingerprint.identity["runtime_version"]
@@ -196,6 +195,7 @@ def find_outdated(target: Target, space: SearchSpace[Architecture], fingerprint:
             f"{current.path.parent} is a table of {target} under {target.runtime} {version} already: nothing to refresh. "
             f"To measure anew: hwnas profile --target {target} --output ANOTHER-FOLDER"
         )
+    tables, _ = list_tables()
     found = [
         stored
         for stored in _candidates(target, space, tables)
@@ -219,7 +219,6 @@ def find_sources(
     space: SearchSpace[Architecture],
     fingerprint: Fingerprint,
     folders: Sequence[Path] = (),
-    run_folder: Path | None = None,
 ) -> list[StoredTable]:
     """Return tables with a measured model for this space that are not this target's own on this machine.
 
@@ -228,7 +227,6 @@ def find_sources(
         space: Its space.
         fingerprint: Its machine and setting.
         folders: Folders of tables to take; all that can be found unless given.
-        run_folder: A run's folder to look in too.
 
     Raises:
         TableError: A folder given holds no table, or none with a measured model of this space, or is the target itself.
@@ -236,7 +234,7 @@ def find_sources(
     if folders:
         tables = [StoredTable(folder / TABLE_FILE, "user", read_header(folder / TABLE_FILE)) for folder in folders]
     else:
-        tables, _ = list_tables(run_folder)
+        tables, _ = list_tables()
     found: dict[tuple[str, str], StoredTable] = {}
     for stored in tables:
         reason = _unfit_source(stored, target, space, fingerprint)

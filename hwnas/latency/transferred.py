@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from hwnas.errors import TableError
-from hwnas.files import digest
 from hwnas.latency import model_files
 from hwnas.latency.base_models import row_weights
 from hwnas.latency.conformal import Conformal
@@ -23,7 +22,7 @@ from hwnas.latency.features import PHYSICAL, FeatureExtractor
 from hwnas.latency.few_shot import FewShot
 from hwnas.latency.kriging import FEWEST, Scaling
 from hwnas.latency.model import LatencyModel
-from hwnas.latency.predictor import Domain, LatencyPredictor, fit_tails
+from hwnas.latency.predictor import Domain, LatencyPredictor, facts_of, fit_tails, rows_to_fit
 from hwnas.latency.rows import encodings_of, latencies_of
 from hwnas.latency.sampling import (
     SamplingPlan,
@@ -76,21 +75,14 @@ class TransferredModel(LatencyPredictor):
         Raises:
             TableError: There is no source, one is of another space, or fewer than 5 networks are measured.
         """
-        table.require(space)
         require_sources(sources, space)
-        rows = table.measured("train", "search")
-        if len(rows) < FEWEST:
-            raise TableError(
-                f"the table of {table.target} has {len(rows)} measured rows to fit on, at least {FEWEST} are needed. "
-                "Measure more: hwnas tables transfer with a larger --networks."
-            )
+        rows = rows_to_fit(table, space, FEWEST, "hwnas tables transfer with a larger --networks")
         extractor = FeatureExtractor(space, table.target.precision)
         sample = unique_rows(space.sample(np.random.default_rng(_SAMPLE_SEED), _SAMPLE))
-        F = extractor.matrix(sample)
-        scalings = Scaling.of(_logs(sources, sample)), Scaling.of(np.log1p(_physical(F)))
         X, y = encodings_of(rows), latencies_of(rows)
-        own = _physical(extractor.matrix(X))
-        regression = FewShot.fit(*scalings, _logs(sources, X), own, y, row_weights(rows))
+        F, F_sample = _physical(extractor, X), _physical(extractor, sample)
+        scalings = Scaling.of(_logs(sources, sample)), Scaling.of(np.log1p(F_sample))
+        regression = FewShot.fit(*scalings, _logs(sources, X), F, y, row_weights(rows))
         return cls(
             target=table.target,
             fingerprint=table.header.fingerprint,
@@ -98,17 +90,12 @@ class TransferredModel(LatencyPredictor):
             extractor=extractor,
             conformal=Conformal.fit(regression.left_out, regression.left_out_spread, coverage),
             tails=fit_tails(rows, coverage),
-            domain=Domain.of(np.concatenate([F, extractor.matrix(X)])),
+            domain=Domain.of(np.concatenate([F, F_sample])),
             facts={
-                "rows": len(rows),
-                "table": digest([row.as_dict() for row in rows]),
+                **facts_of(table, rows),
                 "sources": names_of(sources),
                 "own_weight": regression.own_weight,
                 "left_out_mape": float(np.mean(np.abs(np.expm1(regression.left_out)))),
-                "canaries": table.header.canaries,
-                "unit": table.header.unit,
-                "statistic": "p50",
-                "versions": table.header.versions,
             },
             sources=tuple(sources),
             regression=regression,
@@ -116,11 +103,9 @@ class TransferredModel(LatencyPredictor):
 
     def predict_median(self, X: IntArray) -> tuple[FloatArray, FloatArray, BoolArray]:
         """See :meth:`LatencyPredictor.predict_median`; the spread is the posterior standard deviation."""
-        predictions = [source.predict(X) for source in self.sources]
-        logs = np.log(np.stack([prediction.value for prediction in predictions], axis=1))
-        F = self.extractor.matrix(X)
-        value, spread = self.regression.predict(logs, _physical(F))
-        unknown = [prediction.out_of_distribution for prediction in predictions]
+        medians, unknown = zip(*(source.medians(X) for source in self.sources), strict=True)
+        F = _physical(self.extractor, X)
+        value, spread = self.regression.predict(np.log(np.stack(medians, axis=1)), F)
         return np.exp(value), spread, self.domain.lacks(F) | np.any(unknown, axis=0)
 
     def refit(self, table: LatencyTable) -> TransferredModel:
@@ -257,8 +242,8 @@ def plan_anchors(
 
 
 def _logs(sources: Sequence[LatencyModel], X: IntArray) -> FloatArray:
-    return np.log(np.stack([source.predict(X).value for source in sources], axis=1))
+    return np.log(np.stack([source.medians(X)[0] for source in sources], axis=1))
 
 
-def _physical(F: FloatArray) -> FloatArray:
-    return F[:, : len(PHYSICAL)]
+def _physical(extractor: FeatureExtractor, X: IntArray) -> FloatArray:
+    return extractor.matrix(X)[:, : len(PHYSICAL)]

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from hwnas.config import ProfileSection
-from hwnas.devices.session import open_session
 from hwnas.errors import RunFolderError, TableError
 from hwnas.files import write_json
 from hwnas.latency.evaluation import Scores, compare, evaluate
 from hwnas.latency.model import LatencyModel
-from hwnas.latency.networks import fingerprint_here
+from hwnas.latency.networks import fingerprint_on
 from hwnas.latency.predictor import LatencyPredictor
 from hwnas.latency.profile_plan import PLAN_FILE
 from hwnas.latency.profiling import MODEL_FOLDER, SOURCES, TABLE_FILE, ProfileReport, profile_target
@@ -63,15 +62,8 @@ class Fitted:
     def rows(self) -> list[tuple[str, object]]:
         """Lines for a table: networks, then MAPE, shares and coverage of the model and its baselines."""
         lines: list[tuple[str, object]] = [("networks", self.networks)]
-        for name, scores in self.scores.items():
-            text = f"MAPE {scores.mape:.1%}, within 5 % {scores.within_5:.0%}, within 10 % {scores.within_10:.0%}"
-            if not math.isnan(scores.spearman):
-                text += f", Spearman {scores.spearman:.3f}"
-            if not math.isnan(scores.coverage):
-                text += f", coverage {scores.coverage:.0%}"
-            lines.append((name, text))
-        for count, scores in self.curve.items():
-            lines.append((f"with {count} networks", f"MAPE {scores.mape:.1%}, Spearman {scores.spearman:.3f}"))
+        lines += [(name, _summary(scores)) for name, scores in self.scores.items()]
+        lines += [(f"with {count} networks", _summary(scores)) for count, scores in self.curve.items()]
         lines += [("transferred from", source) for source in self.sources]
         return [*lines, *(("note", note) for note in self.notes)]
 
@@ -87,6 +79,15 @@ class Fitted:
             "curve": {count: _plain(scores) for count, scores in self.curve.items()},
             "moved": self.moved,
         }
+
+
+def _summary(scores: Scores) -> str:
+    text = f"MAPE {scores.mape:.1%}, within 5 % {scores.within_5:.0%}, within 10 % {scores.within_10:.0%}"
+    if not math.isnan(scores.spearman):
+        text += f", Spearman {scores.spearman:.3f}"
+    if not math.isnan(scores.coverage):
+        text += f", coverage {scores.coverage:.0%}"
+    return text
 
 
 def _plain(scores: Scores) -> dict[str, float | int | None]:
@@ -212,8 +213,7 @@ def _require_own(folder: Path, target: Target, transferring: bool) -> None:
 
 def _reuse(run: Run, target: Target, folder: Path) -> Fitted | None:
     """Copy a stored table of this machine, target and space into the run and fit it there; None if there is none."""
-    with open_session(run.devices[target.device]) as session:
-        fingerprint = fingerprint_here(session, target)
+    fingerprint = fingerprint_on(run.devices[target.device], target)
     stored = find_table(target, run.space, fingerprint)
     if stored is None:
         return None
@@ -235,8 +235,7 @@ def require_here(model: LatencyPredictor, device: Device) -> None:
     Raises:
         FingerprintMismatchError: Another machine, runtime version or setting.
     """
-    with open_session(device) as session:
-        model.require(fingerprint_here(session, model.target))
+    model.require(fingerprint_on(device, model.target))
 
 
 def profile_stage(run: Run) -> dict[Target, Fitted | None]:
