@@ -165,7 +165,9 @@ def main() -> None:
             over = {key: float(np.mean([entry[key] for entry in per.values()])) for key in keys}
             by_device = {
                 key: float(
-                    np.mean([np.mean([per[n][key] for n in per if devices[n] == d]) for d in set(devices.values())])
+                    np.mean(
+                        [np.mean([per[n][key] for n in per if devices[n] == d]) for d in sorted(set(devices.values()))]
+                    )
                 )
                 for key in keys
             }
