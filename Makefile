@@ -1,8 +1,9 @@
-# make demo: the whole loop on this machine.  make test: the whole test suite.  Both make .venv first.
+# make demo: the whole loop on this machine.  make test: the whole test suite in JOBS processes.  Both make .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JOBS ?= 2
 
 .PHONY: demo test test-backends bench lint clean
 
@@ -10,7 +11,7 @@ demo: $(READY)
 	$(BIN)/hwnas run examples/digits-cpu.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-backends: $(READY)
 	$(BIN)/python -m pytest tests/backends

@@ -1,0 +1,171 @@
+"""The latency model of any network on a target: prices of kernels and calibrated intervals.
+
+A family of networks that it lacks is learned by adding a few of its networks to those it was fitted on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hwnas.errors import TableError
+from hwnas.kernels.batch import KernelBatch
+from hwnas.kernels.physics import CLASSES, classes
+from hwnas.kernels.prices import KernelPrices
+from hwnas.latency.conformal import Conformal
+from hwnas.latency.predictor import Prediction
+from hwnas.latency.statistics import BoolArray, FloatArray
+from hwnas.spaces.base import IntArray
+
+FOLDS = 5
+FEWEST = 20
+"""A model is not fitted on fewer networks."""
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How much of the trees' correction may be believed; out-of-fold error decides."""
+
+_MARGIN = 1.05
+_SHARE_MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What was measured: classes of kernels, range of a network's work and of the share of each class in it.
+
+    Attributes:
+        classes: Which classes of kernels occurred.
+        low: Smallest sums over a network of kernels, work and traffic, ``[5]``.
+        high: The largest.
+        share: Largest share of each class in a network's predicted latency, ``[classes]``.
+    """
+
+    classes: BoolArray
+    low: FloatArray
+    high: FloatArray
+    share: FloatArray
+
+    @classmethod
+    def of(cls, batch: KernelBatch, prices: FloatArray) -> Domain:
+        """Return the domain of measured networks with the prices of their kernels ``[kernels]``."""
+        sums = _work(batch)
+        seen = np.zeros(len(CLASSES), dtype=np.bool_)
+        seen[classes(batch)] = True
+        return cls(seen, sums.min(axis=0), sums.max(axis=0), _shares(batch, prices).max(axis=0))
+
+    def lacks(self, batch: KernelBatch, prices: FloatArray) -> BoolArray:
+        """Return which networks lie outside, ``[n]``."""
+        sums = _work(batch)
+        outside = ((sums * _MARGIN < self.low) | (sums > self.high * _MARGIN)).any(axis=1)
+        foreign = batch.sums((~self.classes[classes(batch)]).astype(np.float64)) > 0
+        unlike = (_shares(batch, prices) > self.share + _SHARE_MARGIN).any(axis=1)
+        return np.asarray(outside | foreign | unlike)
+
+
+def _work(batch: KernelBatch) -> FloatArray:
+    columns = (batch[name] for name in ("macs", "read", "written", "weights"))
+    return np.column_stack([np.bincount(batch.owner, minlength=len(batch)), *(batch.sums(c) for c in columns)])
+
+
+def _shares(batch: KernelBatch, prices: FloatArray) -> FloatArray:
+    """Return the share of each class in the sum of a network's prices, ``[n, classes]``."""
+    shares = np.zeros((len(batch), len(CLASSES)))
+    np.add.at(shares, (batch.owner, classes(batch)), prices)
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class KernelModel:
+    """Predicts the median latency of any network whose kernels are known.
+
+    Attributes:
+        full: Prices fitted on all networks.
+        conformal: Calibration of the intervals; they are wider where the trees had to correct physics more.
+        domain: What was measured.
+        facts: Plain data about the fit.
+    """
+
+    full: KernelPrices
+    conformal: Conformal
+    domain: Domain
+    facts: dict[str, Any]
+
+    @classmethod
+    def fit(
+        cls,
+        batch: KernelBatch,
+        y: FloatArray,
+        weights: FloatArray | None = None,
+        *,
+        seed: int = 0,
+        coverage: float = 0.9,
+    ) -> KernelModel:
+        """Fit on whole networks.
+
+        Args:
+            batch: Kernels of ``n`` networks.
+            y: Their latencies, ``[n]``.
+            weights: Weights of the networks, ``[n]``; equal if not given.
+            seed: Seed of folds and trees.
+            coverage: Share of networks whose latency the interval is to hold.
+
+        Raises:
+            TableError: Fewer than 20 networks.
+        """
+        if len(y) < FEWEST:
+            raise TableError(f"a kernel model needs at least {FEWEST} measured networks, got {len(y)}.")
+        weight = np.ones(len(y)) if weights is None else weights
+        fold = np.empty(len(y), dtype=np.int64)
+        fold[np.random.default_rng([seed, 5]).permutation(len(y))] = np.arange(len(y)) % FOLDS
+        fitted: list[tuple[IntArray, KernelPrices]] = []
+        for number in range(FOLDS):
+            inside = np.flatnonzero(fold != number)
+            prices = KernelPrices.fit(batch.take(inside), y[inside], weight[inside], seed)
+            fitted.append((np.flatnonzero(fold == number), prices))
+        trials = {shrink: _out_of_fold(batch, fitted, shrink) for shrink in SHARES}
+        errors = {shrink: float(np.mean(weight * np.abs(np.log(y / trial[0])))) for shrink, trial in trials.items()}
+        shrink = min(SHARES, key=errors.__getitem__)
+        out_of_fold, correction = trials[shrink]
+        full = replace(KernelPrices.fit(batch, y, weight, seed), shrink=shrink)
+        facts = {
+            "networks": len(y),
+            "seed": seed,
+            "out_of_fold_mape": float(np.mean(np.abs(out_of_fold / y - 1.0))),
+        }
+        conformal = Conformal.fit(np.log(y / out_of_fold), correction, coverage)
+        return cls(full, conformal, Domain.of(batch, full(batch)), facts)
+
+    def predict(self, batch: KernelBatch) -> Prediction:
+        """Predict the latency of networks."""
+        prices = self.full(batch)
+        value = batch.sums(prices) + self.overhead
+        half = self.conformal.half_width(_correction(self.full, batch))
+        outside = self.domain.lacks(batch, prices)
+        return Prediction(value, value * np.exp(-half), value * np.exp(half), outside)
+
+    def prices(self, batch: KernelBatch) -> FloatArray:
+        """Return what each kernel costs, ``[kernels]``; with :attr:`overhead` per network they sum to its latency."""
+        return self.full(batch)
+
+    @property
+    def overhead(self) -> float:
+        """What a network costs beside its kernels."""
+        return self.full.physical.constant
+
+
+def _out_of_fold(
+    batch: KernelBatch, fitted: list[tuple[IntArray, KernelPrices]], shrink: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return latencies and corrections of networks by the prices that were fitted without them, ``[n]`` each."""
+    value, correction = np.zeros(len(batch)), np.zeros(len(batch))
+    for outside, prices in fitted:
+        part, believed = batch.take(outside), replace(prices, shrink=shrink)
+        value[outside] = believed.totals(part)
+        correction[outside] = _correction(believed, part)
+    return value, correction
+
+
+def _correction(prices: KernelPrices, batch: KernelBatch) -> FloatArray:
+    """Return by how much, as a logarithm, the trees change what physics says of each network, ``[n]``."""
+    return np.asarray(np.abs(np.log(prices.totals(batch) / prices.physical.totals(batch))))

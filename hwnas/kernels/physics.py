@@ -1,0 +1,141 @@
+"""What a kernel asks of the hardware: terms that prices are linear in, and features that trees read.
+
+Terms after the roofline (Williams et al. 2009): launches, multiply-accumulates, the same with channels rounded up to vector
+widths, windows unrolled into a matrix, traffic, the larger of work and traffic, and work on what near memory cannot hold,
+each with a price of its own per class of kernels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwnas.kernels.batch import KINDS, KernelBatch
+from hwnas.latency.statistics import FloatArray
+from hwnas.spaces.base import IntArray
+
+TERMS = (
+    "launch",
+    "macs",
+    "padded8",
+    "padded16",
+    "unrolled",
+    "read",
+    "written",
+    "weights",
+    "bound4",
+    "bound16",
+    "bound64",
+    "far_read",
+    "far_written",
+    "epilogue",
+)
+"""Columns of :func:`terms`."""
+
+NEAR = (2**16, 2**17, 2**18, 2**19, 2**20)
+"""Sizes, in elements, that a device's near memory may have: a kernel with more to read or write pays for its work anew."""
+
+CLASSES = (*KINDS, "conv3", "conv5", "conv_large", "grouped")
+"""Classes with prices of their own: the kinds, and convolutions (``conv``: 1 x 1) by window and grouping."""
+
+_BALANCES = (4.0, 16.0, 64.0)
+"""Multiply-accumulates in the time of one element of traffic, where a kernel may turn from one bound to the other."""
+
+FEATURES = (
+    "class",
+    "macs",
+    "read",
+    "written",
+    "weights",
+    "in_channels",
+    "out_channels",
+    "in_pixels",
+    "out_pixels",
+    "window",
+    "stride",
+    "grouped",
+    "epilogue",
+    "macs_per_read",
+    "macs_per_written",
+    "depth",
+    *(f"{side}_waste{width}" for width in (4, 8, 16, 32) for side in ("in", "out")),
+    *(f"{side}_odd{width}" for width in (2, 4, 8) for side in ("in", "out")),
+)
+"""Columns of :func:`features`."""
+
+GROWING = ("macs", "read", "written", "weights", "epilogue")
+"""Features of which more never costs less."""
+
+
+def _padded(channels: FloatArray, width: int) -> FloatArray:
+    return np.asarray(np.ceil(channels / width) * width / channels)
+
+
+def classes(batch: KernelBatch) -> IntArray:
+    """Return the class of each kernel as an index into :data:`CLASSES`, ``[kernels]``."""
+    found = batch.kinds.copy()
+    conv = batch.kinds == KINDS.index("conv")
+    window = batch["window"]
+    found[conv & (window > 1)] = CLASSES.index("conv3")
+    found[conv & (window > 9)] = CLASSES.index("conv5")
+    found[conv & (window > 25)] = CLASSES.index("conv_large")
+    found[conv & (batch["groups"] > 1)] = CLASSES.index("grouped")
+    return found
+
+
+def terms(batch: KernelBatch, near: float) -> FloatArray:
+    """Return what each kernel's price is linear in, ``[kernels, terms]``: counts and elements.
+
+    Args:
+        batch: The kernels.
+        near: Size of the near memory in elements, for ``far_read`` and ``far_written``.
+    """
+    macs, read, written = batch["macs"], batch["read"], batch["written"]
+    traffic = read + written + batch["weights"]
+    single = batch.kinds == KINDS.index("depthwise")
+
+    def padded(width: int) -> FloatArray:
+        rows = np.where(single, 1.0, _padded(batch["in_channels"], width))
+        return macs * rows * _padded(batch["out_channels"], width)
+
+    return np.column_stack(
+        [
+            np.ones(len(macs)),
+            macs,
+            padded(8),
+            padded(16),
+            np.where(batch["window"] > 1, batch["in_channels"] * batch["window"] * batch["out_pixels"], 0.0),
+            read,
+            written,
+            batch["weights"],
+            *(np.maximum(macs, balance * traffic) for balance in _BALANCES),
+            np.where(read > near, macs, 0.0),
+            np.where(written > near, macs, 0.0),
+            batch["epilogue"] * written,
+        ]
+    )
+
+
+def features(batch: KernelBatch) -> FloatArray:
+    """Return what trees read of each kernel, ``[kernels, features]``; counts as logarithms."""
+
+    def log(name: str) -> FloatArray:
+        return np.asarray(np.log2(1.0 + batch[name]))
+
+    channels = batch["in_channels"], batch["out_channels"]
+    columns = [
+        classes(batch).astype(np.float64),
+        *(log(name) for name in ("macs", "read", "written", "weights")),
+        *channels,
+        batch["in_pixels"],
+        batch["out_pixels"],
+        batch["window"],
+        batch["stride"],
+        (batch["groups"] > 1).astype(np.float64),
+        batch["epilogue"],
+        log("macs") - log("read"),
+        log("macs") - log("written"),
+        np.log2(batch["in_channels"] * batch["window"]),
+        *(_padded(side, width) for width in (4, 8, 16, 32) for side in channels),
+        *((side % width != 0).astype(np.float64) for width in (2, 4, 8) for side in channels),
+    ]
+    return np.column_stack(columns)

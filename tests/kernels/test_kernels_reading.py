@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+import hwnas
+from hwnas.backends.onnx_graph import build_fp32
+from hwnas.errors import ConfigError, ModelFileError
+from hwnas.kernels.batch import KernelBatch
+from hwnas.kernels.reading import kernels_of_onnx
+from hwnas.testing.trained import example_space
+
+LAYOUT = ("ReorderInput", "ReorderOutput", "Flatten", "Reshape")
+ONNXRUNTIME = {
+    "Conv": "conv",
+    "FusedConv": "conv",
+    "Gemm": "linear",
+    "FusedGemm": "linear",
+    "MaxPool": "max_pool",
+    "AveragePool": "avg_pool",
+    "GlobalAveragePool": "global_pool",
+    "ReduceMean": "global_pool",
+    "Concat": "concat",
+    "Split": "split",
+    "Transpose": "transpose",
+    "Mul": "mul",
+    "QuickGelu": "elementwise",
+    "HardSigmoid": "elementwise",
+}
+OPENVINO = {
+    "Convolution": "conv",
+    "FullyConnected": "linear",
+    "Pooling": "pool",
+    "Reduce": "pool",
+    "Concatenation": "concat",
+    "Split": "split",
+    "ShuffleChannels": "transpose",
+    "Math": "elementwise",
+    "Subgraph": "elementwise",
+}
+JOINED = {
+    "depthwise": "conv",
+    "max_pool": "pool",
+    "avg_pool": "pool",
+    "global_pool": "pool",
+    "mul": "elementwise",
+    "norm": "elementwise",
+}
+NAMES = ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "efficientnet_b0", "squeezenet1_1")
+MMACS = {
+    "resnet18": 148.6,
+    "mobilenet_v3_small": 6.5,
+    "shufflenet_v2_x0_5": 4.2,
+    "efficientnet_b0": 33.2,
+    "squeezenet1_1": 21.6,
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """torchvision's networks at 64 pixels, as torch exports them."""
+    assert hwnas.__version__  # prepares the import of torchvision
+    import torchvision
+
+    folder = tmp_path_factory.mktemp("models")
+    for name in NAMES:
+        module = getattr(torchvision.models, name)(weights=None).eval()
+        torch.onnx.export(module, (torch.zeros(1, 3, 64, 64),), str(folder / f"{name}.onnx"), dynamo=False)
+    return {name: folder / f"{name}.onnx" for name in NAMES}
+
+
+def macs_in_torch(name: str) -> float:
+    """Multiply-accumulates by hooks on every convolution and linear layer of the module itself."""
+    import torchvision
+
+    module, total = getattr(torchvision.models, name)(weights=None).eval(), 0.0
+
+    def count(layer: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        total += layer.weight[0].numel() * output.numel()  # type: ignore[operator]
+
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        module(torch.zeros(1, 3, 64, 64))
+    return total
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_partition_is_what_onnxruntime_runs(models: dict[str, Path], name: str, tmp_path: Path) -> None:
+    kernels = kernels_of_onnx(models[name], "onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(models[name]), options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(str(tmp_path / "optimised.onnx")).graph.node
+    run = Counter(ONNXRUNTIME[node.op_type] for node in nodes if node.op_type not in LAYOUT)
+    assert Counter("conv" if kernel.kind == "depthwise" else kernel.kind for kernel in kernels) == run
+    assert sum(kernel.macs for kernel in kernels) == macs_in_torch(name)
+    assert sum(kernel.macs for kernel in kernels) / 1e6 == pytest.approx(MMACS[name], abs=0.06)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_partition_is_what_openvino_runs(models: dict[str, Path], name: str) -> None:
+    kernels = kernels_of_onnx(models[name], "openvino")
+    compiled = openvino.Core().compile_model(str(models[name]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    layers = [layer.get_rt_info()["layerType"].astype(str) for layer in compiled.get_runtime_model().get_ordered_ops()]
+    run = Counter(OPENVINO[layer] for layer in layers if layer in OPENVINO)
+    unknown = {layer for layer in layers if layer not in OPENVINO}
+    assert unknown <= {"Input", "Output", "Reorder", "Reshape", "Const", "Constant"}, unknown
+    assert Counter(JOINED.get(kernel.kind, kernel.kind) for kernel in kernels) == run
+
+
+def test_files_made_for_profiling_keep_their_work(tmp_path: Path) -> None:
+    space = example_space()
+    graph = space.graph(space.largest)
+    path = tmp_path / "largest.onnx"
+    path.write_bytes(build_fp32(graph, batch=2).SerializeToString())
+    batch = KernelBatch.of([kernels_of_onnx(path, "onnxruntime")])
+    assert batch["macs"].sum() == 2 * graph.macs
+    convolutions = [layer for layer in graph.layers if layer.op == "conv"]
+    # A convolution of one position is one too; squeeze-and-excite gates are convolutions here.
+    assert (batch.kinds < 2).sum() == len(convolutions)
+
+
+def test_shapes_must_be_fixed(tmp_path: Path) -> None:
+    torch.onnx.export(
+        torch.nn.Conv2d(3, 4, 3),
+        (torch.zeros(1, 3, 8, 8),),
+        str(tmp_path / "dynamic.onnx"),
+        dynamo=False,
+        input_names=["image"],
+        dynamic_axes={"image": {0: "n"}},
+    )
+    with pytest.raises(
+        ModelFileError, match=r"'image' has the shape \[\?, 3, 8, 8\].*Export the model with fixed ones"
+    ):
+        kernels_of_onnx(tmp_path / "dynamic.onnx", "onnxruntime")
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(ModelFileError, match="shapes cannot be inferred"):
+        kernels_of_onnx(path, "onnxruntime")
+    with pytest.raises(ConfigError, match="known: onnxruntime, openvino"):
+        kernels_of_onnx(path, "tensorrt")
+
+
+def test_an_operation_without_a_kind_of_its_own_is_counted(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], name="conv"),
+        helper.make_node("CumSum", ["y", "axis"], ["z"], name="cumsum"),
+    ]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 1, 1], np.ones(12))
+    axis = helper.make_tensor("axis", TensorProto.INT64, [], [2])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [value("z", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [weight, axis],
+    )
+    path = tmp_path / "cumsum.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    conv, other = kernels_of_onnx(path, "onnxruntime")
+    assert (conv.kind, conv.macs) == ("conv", 4 * 3 * 64)
+    assert (other.kind, other.read, other.written, other.name) == ("other", 256, 256, "cumsum")
