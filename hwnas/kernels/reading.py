@@ -65,6 +65,9 @@ _ARITHMETIC = {
 }
 """Operations that exporters compute shapes with."""
 
+_FOLDED = ("Add", "Mul")
+"""With a constant, behind a convolution: part of its weight or bias."""
+
 _CHAINED = ("elementwise", "norm", "add", "mul")
 
 _SMALL = 64
@@ -144,7 +147,10 @@ def _fold(model: onnx.ModelProto) -> bool:
             and node.op_type in _ARITHMETIC
             and all(name in known for name in node.input if name)
         ):
-            values = list(ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input if name}))
+            try:
+                values = list(ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input if name}))
+            except Exception:  # an older form of the operation: its shapes stay unknown, and are named if they matter
+                continue
         else:
             continue
         if all(value.size <= _SMALL for value in values):
@@ -335,8 +341,8 @@ class _Partition:
         elif node.op_type == "Slice":
             cut = self.kernels[host]
             self.kernels[host] = replace(cut, kind="split", written=cut.written + self.graph.elements(node.output[0]))
-        elif node.op_type != "BatchNormalization":
-            self.kernels[host] = self._fused(self.kernels[host], node, inputs)
+        elif node.op_type not in (*_FOLDED, "BatchNormalization") or len(inputs) > 1:
+            self.kernels[host] = self._fused(host, inputs)
             self.ends[host] = node.op_type
         for name in node.output:
             self.maker[name] = host
@@ -349,10 +355,10 @@ class _Partition:
         self.kernels.append(kernel)
         self.ends.append("Conv" if kernel.kind in ("conv", "depthwise") else node.op_type)
 
-    def _fused(self, kernel: Kernel, node: Any, inputs: list[str]) -> Kernel:
-        others = [name for name in inputs if self.maker.get(name) != self.kernels.index(kernel)]
-        extra = sum(self.graph.elements(name) for name in others)
-        return replace(kernel.with_epilogue(), read=kernel.read + extra)
+    def _fused(self, host: int, inputs: list[str]) -> Kernel:
+        kernel = self.kernels[host].with_epilogue()
+        others = [name for name in inputs if self.maker.get(name) != host]
+        return replace(kernel, read=kernel.read + sum(self.graph.elements(name) for name in others))
 
     def _host(self, node: Any, inputs: list[str]) -> int | None:
         """Return the kernel that a node is computed with, if its runtime fuses it."""
@@ -363,18 +369,20 @@ class _Partition:
             if host is None or not self.graph.read_once(name):
                 continue
             kind, end = self.kernels[host].kind, self.ends[host]
-            if self._takes(kind, end, node, len(inputs)):
+            if self._takes(kind, end, node, inputs):
                 return host
         return None
 
-    def _takes(self, kind: str, end: str, node: Any, inputs: int) -> bool:
+    def _takes(self, kind: str, end: str, node: Any, inputs: list[str]) -> bool:
         conv, linear = kind in ("conv", "depthwise"), kind == "linear"
         op, fusion = node.op_type, self.fusion
         if op == "BatchNormalization":
             return conv and end == "Conv"
-        if conv and end == "Conv" and op == "Add" and inputs == 2:
-            return fusion.sums
-        if linear and end == "MatMul" and op == "Add" and inputs == 1:
+        if conv and end == "Conv" and op in _FOLDED and len(inputs) == 1 and len(node.input) == 2:
+            return True
+        if conv and end == "Conv" and op == "Add" and len(inputs) == 2:
+            return fusion.sums and self.graph.known(inputs[0]) == self.graph.known(inputs[1])
+        if linear and end == "MatMul" and op == "Add" and len(inputs) == 1:
             return True
         if conv and end == "Conv":
             return op in fusion.behind_conv
