@@ -63,7 +63,7 @@ FEATURES = (
 """Columns of :func:`features`."""
 
 GROWING = ("macs", "read", "written", "weights", "epilogue")
-"""Features of which more never costs less."""
+"""Features in which the trees' corrections are monotone; others, such as channels and intensities, are free."""
 
 
 def _padded(channels: FloatArray, width: int) -> FloatArray:
