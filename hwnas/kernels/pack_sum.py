@@ -40,8 +40,9 @@ def boost(
 ) -> xgb.Booster:
     """Fit the trees that correct the prices of kernels.
 
-    The Gauss-Newton part of the second derivative is bounded from above: by Jensen's inequality the squared change of a network's sum is at most
-    the share-weighted mean of its kernels' squared changes, so kernels that change together do not overshoot.
+    The Gauss-Newton part of the second derivative is bounded from above: by Jensen's inequality the squared change of a
+    network's sum is at most the share-weighted mean of its kernels' squared changes, so kernels that change together do
+    not overshoot.
 
     Args:
         batch: Kernels of ``n`` networks.
