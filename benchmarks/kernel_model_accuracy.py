@@ -92,14 +92,13 @@ class Data:
 
 def sums_of(batch: KernelBatch) -> FloatArray:
     """Return a network's terms summed over its kernels, ``[n, terms]``."""
-    work = terms(batch, NEAR[0])
-    return np.column_stack([batch.sums(column) for column in work.T])
+    return batch.sums(terms(batch, NEAR[0]))
 
 
-def baselines(batch: KernelBatch, y: FloatArray, judges: KernelBatch) -> dict[str, FloatArray]:
-    """Return predictions of the judges by simpler models fitted on the same networks."""
-    weights = np.ones(len(y))
-    physical = PhysicalPrices.fit(batch, y, weights)
+def baselines(
+    physical: PhysicalPrices, batch: KernelBatch, y: FloatArray, judges: KernelBatch
+) -> dict[str, FloatArray]:
+    """Return predictions of the judges by the model's physical part and by simpler models of the same networks."""
     macs, judged = batch.sums(batch["macs"]), judges.sums(judges["macs"])
     design = np.column_stack([np.ones(len(y)), macs])
     line, *_ = np.linalg.lstsq(design / y[:, None], np.ones(len(y)), rcond=None)
@@ -128,7 +127,7 @@ def run_cell(data: Data, device: str, networks: int, family: str, own: int, seed
     prediction = model.predict(judges)
     found = {"ours": score(prediction.value, y[judged], prediction.low, prediction.high).as_dict()}
     if not own:
-        named = baselines(batch, y[chosen], judges)
+        named = baselines(model.full.physical, batch, y[chosen], judges)
         found |= {name: score(value, y[judged]).as_dict() for name, value in named.items()}
     if not family:
         error = np.abs(prediction.value / y[judged] - 1.0) <= 0.1

@@ -198,5 +198,7 @@ class KernelBatch:
         )
 
     def sums(self, values: FloatArray) -> FloatArray:
-        """Return the sum over each network's kernels of ``values [kernels]``, ``[n]``."""
+        """Return the sum over each network's kernels of ``values``: ``[n]`` of ``[kernels]``, ``[n, c]`` of ``[kernels, c]``."""
+        if values.ndim == 2:
+            return np.column_stack([self.sums(column) for column in values.T])
         return np.asarray(np.bincount(self.owner, values, self.networks), dtype=np.float64)

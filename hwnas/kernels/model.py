@@ -5,7 +5,7 @@ A family of networks that it lacks is learned by adding a few of its networks to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from hwnas.kernels.batch import KernelBatch
 from hwnas.kernels.physics import CLASSES, classes
 from hwnas.kernels.prices import KernelPrices
 from hwnas.latency.conformal import Conformal
+from hwnas.latency.crossfit import assign_folds
 from hwnas.latency.predictor import Prediction
 from hwnas.latency.statistics import BoolArray, FloatArray
-from hwnas.spaces.base import IntArray
 
 FOLDS = 5
 FEWEST = 20
@@ -64,8 +64,8 @@ class Domain:
 
 
 def _work(batch: KernelBatch) -> FloatArray:
-    columns = (batch[name] for name in ("macs", "read", "written", "weights"))
-    return np.column_stack([np.bincount(batch.owner, minlength=len(batch)), *(batch.sums(c) for c in columns)])
+    columns = [batch[name] for name in ("macs", "read", "written", "weights")]
+    return batch.sums(np.column_stack([np.ones(len(batch.owner)), *columns]))
 
 
 def _shares(batch: KernelBatch, prices: FloatArray) -> FloatArray:
@@ -81,12 +81,14 @@ class KernelModel:
 
     Attributes:
         full: Prices fitted on all networks.
+        shrink: Share of the trees' correction that is believed, in [0, 1].
         conformal: Calibration of the intervals; they are wider where the trees had to correct physics more.
         domain: What was measured.
         facts: Plain data about the fit.
     """
 
     full: KernelPrices
+    shrink: float
     conformal: Conformal
     domain: Domain
     facts: dict[str, Any]
@@ -116,56 +118,38 @@ class KernelModel:
         if len(y) < FEWEST:
             raise TableError(f"a kernel model needs at least {FEWEST} measured networks, got {len(y)}.")
         weight = np.ones(len(y)) if weights is None else weights
-        fold = np.empty(len(y), dtype=np.int64)
-        fold[np.random.default_rng([seed, 5]).permutation(len(y))] = np.arange(len(y)) % FOLDS
-        fitted: list[tuple[IntArray, KernelPrices]] = []
+        fold = assign_folds(len(y), FOLDS, seed)
+        trials = {shrink: (np.zeros(len(y)), np.zeros(len(y))) for shrink in SHARES}
         for number in range(FOLDS):
-            inside = np.flatnonzero(fold != number)
-            prices = KernelPrices.fit(batch.take(inside), y[inside], weight[inside], seed)
-            fitted.append((np.flatnonzero(fold == number), prices))
-        trials = {shrink: _out_of_fold(batch, fitted, shrink) for shrink in SHARES}
-        errors = {shrink: float(np.mean(weight * np.abs(np.log(y / trial[0])))) for shrink, trial in trials.items()}
+            inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+            priced = KernelPrices.fit(batch.take(inside), y[inside], weight[inside], seed)(batch.take(outside))
+            for shrink, (value, shift) in trials.items():
+                value[outside], shift[outside] = priced.totals(shrink), priced.shift(shrink)
+        errors = {shrink: float(np.mean(weight * np.abs(np.log(y / value)))) for shrink, (value, _) in trials.items()}
         shrink = min(SHARES, key=errors.__getitem__)
-        out_of_fold, correction = trials[shrink]
-        full = replace(KernelPrices.fit(batch, y, weight, seed), shrink=shrink)
+        out_of_fold, shift = trials[shrink]
+        full = KernelPrices.fit(batch, y, weight, seed)
         facts = {
             "networks": len(y),
             "seed": seed,
             "out_of_fold_mape": float(np.mean(np.abs(out_of_fold / y - 1.0))),
         }
-        conformal = Conformal.fit(np.log(y / out_of_fold), correction, coverage)
-        return cls(full, conformal, Domain.of(batch, full(batch)), facts)
+        conformal = Conformal.fit(np.log(y / out_of_fold), shift, coverage)
+        return cls(full, shrink, conformal, Domain.of(batch, full(batch).prices(shrink)), facts)
 
     def predict(self, batch: KernelBatch) -> Prediction:
         """Predict the latency of networks."""
-        prices = self.full(batch)
-        value = batch.sums(prices) + self.overhead
-        half = self.conformal.half_width(_correction(self.full, batch))
-        outside = self.domain.lacks(batch, prices)
+        priced = self.full(batch)
+        value = priced.totals(self.shrink)
+        half = self.conformal.half_width(priced.shift(self.shrink))
+        outside = self.domain.lacks(batch, priced.prices(self.shrink))
         return Prediction(value, value * np.exp(-half), value * np.exp(half), outside)
 
     def prices(self, batch: KernelBatch) -> FloatArray:
         """Return what each kernel costs, ``[kernels]``; with :attr:`overhead` per network they sum to its latency."""
-        return self.full(batch)
+        return self.full(batch).prices(self.shrink)
 
     @property
     def overhead(self) -> float:
         """What a network costs beside its kernels."""
         return self.full.physical.constant
-
-
-def _out_of_fold(
-    batch: KernelBatch, fitted: list[tuple[IntArray, KernelPrices]], shrink: float
-) -> tuple[FloatArray, FloatArray]:
-    """Return latencies and corrections of networks by the prices that were fitted without them, ``[n]`` each."""
-    value, correction = np.zeros(len(batch)), np.zeros(len(batch))
-    for outside, prices in fitted:
-        part, believed = batch.take(outside), replace(prices, shrink=shrink)
-        value[outside] = believed.totals(part)
-        correction[outside] = _correction(believed, part)
-    return value, correction
-
-
-def _correction(prices: KernelPrices, batch: KernelBatch) -> FloatArray:
-    """Return by how much, as a logarithm, the trees change what physics says of each network, ``[n]``."""
-    return np.asarray(np.abs(np.log(prices.totals(batch) / prices.physical.totals(batch))))

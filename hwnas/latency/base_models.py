@@ -41,12 +41,17 @@ def fit_physical(F: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArra
         y: Latencies ``[n]``.
         weights: Row weights ``[n]``.
     """
-    columns = design(F)
+    return fit_non_negative(design(F), y, weights)
+
+
+def fit_non_negative(columns: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
+    """Fit ``y = columns @ coefficients`` as :func:`fit_physical` does, ``[columns]``, on columns ``[n, columns]``."""
+    count = columns.shape[1]
     scale = np.maximum(columns.max(axis=0), 1e-12)
     rows = columns / scale / y[:, None] * np.sqrt(weights)[:, None]
-    ridge = 1e-3 * np.sqrt(np.mean(rows**2)) * np.sqrt(len(y)) * np.eye(columns.shape[1])
-    target = np.concatenate([np.sqrt(weights), np.zeros(columns.shape[1])])
-    coefficients, _ = nnls(np.concatenate([rows, ridge]), target)
+    ridge = 1e-3 * np.sqrt(np.mean(rows**2)) * np.sqrt(len(y)) * np.eye(count)
+    target = np.concatenate([np.sqrt(weights), np.zeros(count)])
+    coefficients, _ = nnls(np.concatenate([rows, ridge]), target, maxiter=50 * count)
     return np.asarray(coefficients / scale, dtype=np.float64)
 
 

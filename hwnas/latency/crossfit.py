@@ -13,6 +13,7 @@ from hwnas.latency.features import FeatureExtractor
 from hwnas.latency.regressor import Base, Inputs, Regressor, fit_base, fit_booster, inputs_of
 from hwnas.latency.rows import LatencyRow, latencies_of
 from hwnas.latency.statistics import FloatArray
+from hwnas.spaces.base import IntArray
 
 FOLDS = 5
 _MONOTONE_COST = 1.05
@@ -41,12 +42,19 @@ class _Data:
     inputs: Inputs
     y: FloatArray
     weights: FloatArray
-    fold: FloatArray
+    fold: IntArray
 
     def train(self, fold: int) -> _Data:
         pick = np.flatnonzero(self.fold != fold)
         rows = [self.rows[int(index)] for index in pick]
         return _Data(rows, self.inputs.take(pick), self.y[pick], self.weights[pick], self.fold[pick])
+
+
+def assign_folds(count: int, folds: int, seed: int) -> IntArray:
+    """Return the fold of each of ``count`` rows, ``[count]``: of nearly equal size, drawn from the seed."""
+    fold = np.empty(count, dtype=np.int64)
+    fold[np.random.default_rng([seed, 5]).permutation(count)] = np.arange(count) % folds
+    return fold
 
 
 def cross_fit(rows: Sequence[LatencyRow], extractor: FeatureExtractor, seed: int, use_lut: bool = True) -> CrossFit:
@@ -59,9 +67,7 @@ def cross_fit(rows: Sequence[LatencyRow], extractor: FeatureExtractor, seed: int
         use_lut: Whether the lookup table takes part.
     """
     count = min(FOLDS, len(rows))
-    order = np.random.default_rng([seed, 5]).permutation(len(rows))
-    fold = np.empty(len(rows))
-    fold[order] = np.arange(len(rows)) % count
+    fold = assign_folds(len(rows), count, seed)
     data = _Data(rows, inputs_of(rows, extractor), latencies_of(rows), row_weights(rows), fold)
     bases, lut_weight = _blended_bases(data, extractor, count, use_lut)
     trials = {monotone: _fold_boosters(data, bases, extractor, monotone, seed) for monotone in (True, False)}
