@@ -1,30 +1,20 @@
 """Kernels of an ONNX file, without a session: what a runtime will run as one unit, with every shape.
 
-What a runtime fuses is a property of the runtime, written down in :data:`FUSIONS` and held to what it really runs by tests.
+What a runtime fuses is a property of the runtime (``fusion.py``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
-from onnx.reference import ReferenceEvaluator
-
 from hwnas.errors import ConfigError, ModelFileError
 from hwnas.kernels.batch import Kernel
+from hwnas.kernels.fusion import FUSIONS, UNARY, Fusion
+from hwnas.kernels.graph import OnnxGraph, Shape, attribute
 
-Shape = tuple[int, ...]
-
-_UNARY = {
-    *("Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "HardSwish", "Elu", "Selu", "PRelu", "Softplus"),
-    *("Gelu", "Mish", "Erf", "Exp", "Log", "Sqrt", "Neg", "Abs", "Floor", "Ceil", "Reciprocal", "Pow", "Swish"),
-}
 _KINDS = {
     "MaxPool": "max_pool",
     "AveragePool": "avg_pool",
@@ -50,7 +40,7 @@ _KINDS = {
     "LpNormalization": "norm",
     "LRN": "norm",
     **dict.fromkeys(("Slice", "Pad", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"), "copy"),
-    **dict.fromkeys(_UNARY, "elementwise"),
+    **dict.fromkeys(UNARY, "elementwise"),
 }
 _FREE = {
     *("Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Constant", "ConstantOfShape", "Shape"),
@@ -59,200 +49,10 @@ _FREE = {
 """Operations that move nothing, or vanish into their neighbours."""
 
 
-_ARITHMETIC = {
-    *("Constant", "Gather", "Add", "Sub", "Mul", "Div", "Floor", "Cast", "Concat", "Slice", "Squeeze", "Unsqueeze"),
-    *("Reshape", "ConstantOfShape", "Equal", "Where", "Range", "Expand", "Neg", "Mod"),
-}
-"""Operations that exporters compute shapes with."""
-
 _FOLDED = ("Add", "Mul")
 """With a constant, behind a convolution: part of its weight or bias."""
 
 _CHAINED = ("elementwise", "norm", "add", "mul")
-
-_SMALL = 64
-"""Elements of a tensor that may be a shape."""
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """What a runtime computes together with a convolution or matrix product before it.
-
-    Attributes:
-        behind_conv: Operations of one input behind a convolution.
-        behind_linear: The same behind a matrix product.
-        sums: Whether the sum of a convolution with another tensor is computed with it.
-        behind_sum: Operations of one input behind such a sum.
-        norm_is_conv: Whether a batch normalisation that is not folded into a convolution runs as one.
-        chains: Whether element-wise operations behind one another are one kernel.
-        slices: Whether slices of one tensor are cut by one kernel.
-        splits: Operations that, where they stay alone, run as two kernels: their second factor, and the product.
-    """
-
-    behind_conv: frozenset[str]
-    behind_linear: frozenset[str]
-    sums: bool
-    behind_sum: frozenset[str]
-    norm_is_conv: bool = False
-    chains: bool = False
-    splits: frozenset[str] = frozenset()
-    slices: bool = False
-
-
-_ORT = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"})
-_ORT_CONV = _ORT | {"Clip", "HardSwish"}
-_OPENVINO = frozenset(_UNARY) - {"HardSigmoid"}
-FUSIONS = {
-    "onnxruntime": Fusion(
-        _ORT_CONV,
-        _ORT,
-        sums=True,
-        behind_sum=_ORT_CONV,
-        norm_is_conv=True,
-        splits=frozenset({"HardSwish"}),
-        slices=True,
-    ),
-    "openvino": Fusion(_OPENVINO, _OPENVINO, sums=True, behind_sum=_OPENVINO, chains=True, slices=True),
-}
-"""Runtime -> what it fuses on a CPU."""
-
-
-def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with every shape inferred; what only computes shapes is computed and becomes a constant."""
-    while True:
-        model = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        if not _fold(model):
-            return model
-
-
-def _fold(model: onnx.ModelProto) -> bool:
-    """Replace nodes that compute integers from known ones by their values; return whether there was any."""
-    graph = model.graph
-    sides = {
-        value.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
-    known = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in graph.initializer
-        if not tensor.external_data and math.prod(tensor.dims) <= _SMALL
-    }
-    folded = []
-    for node in graph.node:
-        if node.op_type == "Shape" and -1 not in sides.get(node.input[0], [-1]):
-            whole = slice(_attribute(node, "start", 0), _attribute(node, "end", None))
-            values = [np.array(sides[node.input[0]][whole], dtype=np.int64)]
-        elif (
-            node.op_type != "Shape"
-            and node.op_type in _ARITHMETIC
-            and all(name in known for name in node.input if name)
-        ):
-            try:
-                values = list(ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input if name}))
-            except Exception:  # an older form of the operation: its shapes stay unknown, and are named if they matter
-                continue
-        else:
-            continue
-        if all(value.size <= _SMALL for value in values):
-            known |= dict(zip(node.output, values, strict=True))
-            folded.append(node)
-    for node in folded:
-        graph.node.remove(node)
-        graph.initializer.extend(numpy_helper.from_array(np.asarray(known[name]), name) for name in node.output)
-    return bool(folded)
-
-
-class _Graph:
-    """Nodes in order, shapes, constants and readers of an ONNX graph."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            model = with_shapes(onnx.load(str(path), load_external_data=False))
-        except Exception as error:  # the parser and the inference raise their own types and plain ones
-            raise ModelFileError(
-                f"{path}: its shapes cannot be inferred ({str(error).splitlines()[0]}). Export it again."
-            ) from error
-        graph = model.graph
-        self.path = path
-        self.nodes = list(graph.node)
-        self.shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-        self.constants = set(self.shapes)
-        self.integers: set[str] = set()
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            kind = value.type.tensor_type
-            if value.name not in self.constants and kind.HasField("shape"):
-                self.shapes[value.name] = tuple(
-                    dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim
-                )
-            if kind.elem_type in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
-                self.integers.add(value.name)
-        for value in graph.input:
-            if value.name not in self.constants and -1 in self.shape(value.name):
-                raise ModelFileError(
-                    f"{path}: input {value.name!r} has the shape {_text(self.shape(value.name))}: a latency belongs to fixed "
-                    "shapes. Export the model with fixed ones (for torch: without dynamic axes)."
-                )
-        for node in self.nodes:
-            if node.op_type == "Constant" or (
-                node.input and all(name in self.constants for name in node.input if name)
-            ):
-                self.constants |= set(node.output)
-        self.readers: dict[str, list[Any]] = {}
-        for node in self.nodes:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-        self.results = {value.name for value in graph.output}
-        self._join_swishes()
-
-    def _join_swishes(self) -> None:
-        """Take ``x * sigmoid(x)`` for one operation, ``Swish``, as runtimes do."""
-        makers = {name: node for node in self.nodes for name in node.output}
-        for node in list(self.nodes):
-            gate = next(
-                (makers[name] for name in node.input if name in makers and makers[name].op_type == "Sigmoid"), None
-            )
-            if node.op_type != "Mul" or gate is None or not self.read_once(gate.output[0]):
-                continue
-            if gate.input[0] in node.input:
-                index = self.nodes.index(node)
-                self.nodes[index] = helper.make_node("Swish", [gate.input[0]], list(node.output), name=node.name)
-                self.nodes.remove(gate)
-                self.readers[gate.input[0]] = [
-                    other for other in self.readers[gate.input[0]] if other not in (gate, node)
-                ] + [self.nodes[index - 1]]
-
-    def shape(self, name: str) -> Shape:
-        if name not in self.shapes:
-            raise ModelFileError(f"{self.path}: the shape of tensor {name!r} is not known. Export the model again.")
-        return self.shapes[name]
-
-    def known(self, name: str) -> Shape:
-        shape = self.shape(name)
-        if any(side < 0 for side in shape):
-            raise ModelFileError(
-                f"{self.path}: tensor {name!r} has the shape {_text(shape)}: a latency belongs to fixed shapes."
-            )
-        return shape
-
-    def elements(self, name: str) -> float:
-        return float(math.prod(self.known(name)))
-
-    def activations(self, node: Any) -> list[str]:
-        return [name for name in node.input if name and name not in self.constants]
-
-    def read_once(self, name: str) -> bool:
-        return len(self.readers.get(name, [])) == 1 and name not in self.results
-
-
-def _text(shape: Shape) -> str:
-    return "[" + ", ".join("?" if side < 0 else str(side) for side in shape) + "]"
-
-
-def _attribute(node: Any, name: str, default: Any) -> Any:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return helper.get_attribute_value(attribute)
-    return default
 
 
 def _channels(shape: Shape) -> tuple[int, int]:
@@ -261,7 +61,7 @@ def _channels(shape: Shape) -> tuple[int, int]:
     return channels, math.prod(shape) // max(channels, 1)
 
 
-def _make(node: Any, graph: _Graph, norms: bool) -> Kernel:
+def _make(node: Any, graph: OnnxGraph, norms: bool) -> Kernel:
     """Return the kernel of a node that stands alone; with ``norms`` a batch normalisation is a convolution."""
     inputs, output = graph.activations(node), node.output[0]
     written = sum(graph.elements(name) for name in node.output if name and name not in graph.integers)
@@ -270,8 +70,8 @@ def _make(node: Any, graph: _Graph, norms: bool) -> Kernel:
     (in_channels, in_pixels), (out_channels, out_pixels) = _channels(first), _channels(graph.known(output))
     weights = [graph.shapes[entry] for entry in node.input if entry in graph.constants and entry in graph.shapes]
     if node.op_type in ("Conv", "ConvTranspose") and weights:
-        groups, window = _attribute(node, "group", 1), math.prod(weights[0][2:])
-        stride = max(_attribute(node, "strides", [1]))
+        groups, window = attribute(node, "group", 1), math.prod(weights[0][2:])
+        stride = max(attribute(node, "strides", [1]))
         made = Kernel.conv(
             (in_channels, out_channels),
             (in_pixels, out_pixels),
@@ -304,8 +104,8 @@ def _make(node: Any, graph: _Graph, norms: bool) -> Kernel:
         out_channels=out_channels,
         in_pixels=in_pixels,
         out_pixels=out_pixels,
-        window=math.prod(_attribute(node, "kernel_shape", [1])),
-        stride=max(_attribute(node, "strides", [1])),
+        window=math.prod(attribute(node, "kernel_shape", [1])),
+        stride=max(attribute(node, "strides", [1])),
         name=name,
     )
 
@@ -313,7 +113,7 @@ def _make(node: Any, graph: _Graph, norms: bool) -> Kernel:
 class _Partition:
     """Kernels as they are found, and which kernel made each tensor."""
 
-    def __init__(self, graph: _Graph, fusion: Fusion) -> None:
+    def __init__(self, graph: OnnxGraph, fusion: Fusion) -> None:
         self.graph = graph
         self.fusion = fusion
         self.kernels: list[Kernel] = []
@@ -406,15 +206,10 @@ def kernels_of_onnx(path: Path, runtime: str) -> list[Kernel]:
     """
     if runtime not in FUSIONS:
         raise ConfigError(f"kernels of {runtime} cannot be told from a file yet; known: {', '.join(FUSIONS)}.")
-    graph = _Graph(Path(path))
-    return partition(graph.nodes, graph, FUSIONS[runtime])
-
-
-def partition(nodes: Iterable[Any], graph: _Graph, fusion: Fusion) -> list[Kernel]:
-    """Return the kernels of nodes in order of execution."""
-    found = _Partition(graph, fusion)
-    for node in nodes:
+    graph = OnnxGraph(Path(path))
+    found = _Partition(graph, FUSIONS[runtime])
+    for node in graph.nodes:
         found.add(node)
     if not found.kernels:
-        raise ModelFileError(f"{graph.path} computes nothing.")
+        raise ModelFileError(f"{path} computes nothing.")
     return found.kernels
