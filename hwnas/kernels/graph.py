@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
@@ -40,6 +41,7 @@ def _fold(model: onnx.ModelProto) -> bool:
     sides = {
         value.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
     }
     known = {
         tensor.name: numpy_helper.to_array(tensor)
@@ -56,10 +58,7 @@ def _fold(model: onnx.ModelProto) -> bool:
             and node.op_type in _ARITHMETIC
             and all(name in known for name in node.input if name)
         ):
-            try:
-                values = list(ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input if name}))
-            except Exception:  # an older form of the operation: its shapes stay unknown, and are named if they matter
-                continue
+            values = _evaluate(model, node, {name: known[name] for name in node.input if name})
         else:
             continue
         if all(value.size <= _SMALL for value in values):
@@ -69,6 +68,13 @@ def _fold(model: onnx.ModelProto) -> bool:
         graph.node.remove(node)
         graph.initializer.extend(numpy_helper.from_array(np.asarray(known[name]), name) for name in node.output)
     return bool(folded)
+
+
+def _evaluate(model: onnx.ModelProto, node: Any, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return the outputs of one node of a model, computed as the model's own opset defines the operation."""
+    ends = [[onnx.ValueInfoProto(name=name) for name in names] for names in (inputs, node.output)]
+    alone = helper.make_model(helper.make_graph([node], "node", *ends), opset_imports=model.opset_import)
+    return [np.asarray(value) for value in ReferenceEvaluator(alone).run(None, inputs)]
 
 
 class OnnxGraph:

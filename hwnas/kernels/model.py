@@ -108,16 +108,24 @@ class KernelModel:
         Args:
             batch: Kernels of ``n`` networks.
             y: Their latencies, ``[n]``.
-            weights: Weights of the networks, ``[n]``; equal if not given.
+            weights: Weights of the networks, ``[n]``, in any unit; equal if not given.
             seed: Seed of folds and trees.
             coverage: Share of networks whose latency the interval is to hold.
 
         Raises:
-            TableError: Fewer than 20 networks.
+            TableError: Fewer than 20 networks, or a latency or weight that cannot be one.
         """
         if len(y) < FEWEST:
             raise TableError(f"a kernel model needs at least {FEWEST} measured networks, got {len(y)}.")
         weight = np.ones(len(y)) if weights is None else weights
+        for name, values in (("latency", y), ("weight", weight)):
+            if len(values) != len(batch):
+                raise TableError(f"{len(batch)} networks have {len(values)} values of {name}; give one for each.")
+            if len(bad := np.flatnonzero(~(np.isfinite(values) & (values > 0)))):
+                raise TableError(
+                    f"the {name} of network {bad[0]} is {values[bad[0]]:g}; it must be above 0. Measure it again or leave it out."
+                )
+        weight = weight / weight.mean()
         fold = assign_folds(len(y), FOLDS, seed)
         trials = {shrink: (np.zeros(len(y)), np.zeros(len(y))) for shrink in SHARES}
         for number in range(FOLDS):

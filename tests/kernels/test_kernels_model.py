@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xgboost as xgb
 
 from hwnas.errors import TableError
 from hwnas.kernels.batch import Kernel, KernelBatch
 from hwnas.kernels.model import KernelModel
-from hwnas.kernels.physics import CLASSES, NEAR, TERMS, classes, terms
+from hwnas.kernels.physics import CLASSES, FEATURES, GROWING, NEAR, TERMS, classes, features, terms
 from hwnas.kernels.prices import PhysicalPrices
 from hwnas.latency.evaluation import score
 from hwnas.latency.statistics import FloatArray
@@ -120,6 +121,43 @@ def test_too_few_networks() -> None:
     batch = networks(0, 19)
     with pytest.raises(TableError, match="at least 20 measured networks, got 19"):
         KernelModel.fit(batch, latencies(batch, 0))
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, float("nan"), float("inf")])
+def test_latencies_that_cannot_be(value: float) -> None:
+    batch = networks(0, 30)
+    y = latencies(batch, 0)
+    y[3] = value
+    with pytest.raises(TableError, match=r"the latency of network 3 is .* must be above 0"):
+        KernelModel.fit(batch, y)
+
+
+def test_one_latency_and_weight_for_each_network() -> None:
+    batch = networks(0, 30)
+    y = latencies(batch, 0)
+    with pytest.raises(TableError, match="30 networks have 29 values of latency"):
+        KernelModel.fit(batch, y[:-1])
+    with pytest.raises(TableError, match="the weight of network 0 is 0"):
+        KernelModel.fit(batch, y, np.arange(30.0))
+
+
+def test_the_unit_of_weights_does_not_matter() -> None:
+    batch = networks(0, 60)
+    y, weights = latencies(batch, 0), np.random.default_rng(1).uniform(0.5, 2.0, 60)
+    found = [KernelModel.fit(batch, y, scale * weights).predict(batch).value for scale in (1.0, 1024.0)]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-9)
+
+
+def test_corrections_grow_with_work(model: KernelModel) -> None:
+    """All else equal, more work or traffic never makes the trees lower a price."""
+    F = features(networks(9, 50))
+    before = model.full.booster.predict(xgb.DMatrix(F), output_margin=True)
+    for name in GROWING:
+        more = F.copy()
+        more[:, FEATURES.index(name)] += 1.0
+        change = model.full.booster.predict(xgb.DMatrix(more), output_margin=True) - before
+        assert change.min() >= -1e-5, name
+        assert name in ("weights", "epilogue") or change.max() > 0, name
 
 
 def test_more_work_never_has_a_lower_physical_price() -> None:

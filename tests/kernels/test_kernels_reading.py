@@ -182,6 +182,43 @@ def test_shapes_must_be_fixed(tmp_path: Path) -> None:
         kernels_of_onnx(tmp_path / "dynamic.onnx", "onnxruntime")
 
 
+class Flattening(torch.nn.Module):
+    """Computes the shape of its own flattening, as exporters of old did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 5, 8)
+        self.head = torch.nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.head(y.view(y.size(0), -1))
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 17])
+def test_shapes_that_a_file_computes(tmp_path: Path, opset: int) -> None:
+    path = tmp_path / "flattening.onnx"
+    axes = {"image": {0: "n"}}
+    torch.onnx.export(
+        Flattening().eval(),
+        (torch.zeros(1, 3, 8, 8),),
+        str(path),
+        dynamo=False,
+        opset_version=opset,
+        input_names=["image"],
+        dynamic_axes=axes,
+    )
+    model = onnx.load(path)
+    assert any(node.op_type == "Shape" for node in model.graph.node)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    del model.graph.value_info[:]
+    for side in model.graph.output[0].type.tensor_type.shape.dim:
+        side.Clear()
+    path.write_bytes(model.SerializeToString())
+    conv, linear = kernels_of_onnx(path, "onnxruntime")
+    assert (conv.kind, conv.macs, linear.kind, linear.macs) == ("conv", 3 * 64 * 5, "linear", 10)
+
+
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no model")
