@@ -167,7 +167,7 @@ def main() -> None:
 
 def report(counts: list[int], families: list[str], done: dict[tuple[Any, ...], dict[str, Any]], seeds: int) -> None:
     """Print the tables."""
-    console = Console(width=150)
+    console = Console(width=180)
     for count in counts:
         table = Table(title=f"{count} networks of all families measured, means over {seeds} seeds")
         for name in ("device", "method", "within 5 %", "within 10 %", "MAPE", "Spearman", "coverage of 90 %", "fit, s"):
@@ -181,31 +181,30 @@ def report(counts: list[int], families: list[str], done: dict[tuple[Any, ...], d
                     return float(np.mean([np.nan if entry[key] is None else entry[key] for entry in entries]))
 
                 own = method == "ours"
+                held = [100 * entry["coverage"] for entry in entries] if own else []
                 table.add_row(
                     title,
                     method,
                     *(f"{100 * mean(key):.1f}" for key in ("within_5", "within_10", "mape")),
                     f"{mean('spearman'):.3f}",
-                    f"{100 * mean('coverage'):.1f}" if own else "",
+                    f"{np.mean(held):.1f} ({min(held):.1f}-{max(held):.1f})" if own else "",
                     f"{np.mean([cell['fit_s'] for cell in group]):.1f}" if own else "",
                 )
         console.print(table)
-        table = Table(
-            title=f"one family left out of {count} networks: its networks within 10 %, none / {OWN} of it measured"
-        )
-        table.add_column("device")
-        for family in families:
-            table.add_column(family)
-        table.add_column("median")
+        table = Table(title=f"one family left out of {count} networks: % of its networks, none / {OWN} of it measured")
+        for name in ("device", "networks", *families, "median"):
+            table.add_column(name)
         for device, title in DEVICES.items():
-            shares = np.array(
-                [
-                    [done[device, count, family, own, 0]["scores"]["ours"]["within_10"] for own in (0, OWN)]
-                    for family in families
-                ]
-            )
-            middle = np.median(shares, axis=0)
-            table.add_row(title, *(f"{100 * none:.0f} / {100 * some:.0f}" for none, some in [*shares, middle]))
+            for key, meaning in (("within_10", "within 10 %"), ("coverage", "in the 90 % interval")):
+                shares = np.array(
+                    [
+                        [done[device, count, family, own, 0]["scores"]["ours"][key] for own in (0, OWN)]
+                        for family in families
+                    ]
+                )
+                middle = np.median(shares, axis=0)
+                cells = [f"{100 * none:.0f} / {100 * some:.0f}" for none, some in [*shares, middle]]
+                table.add_row(title, meaning, *cells)
         console.print(table)
 
 
