@@ -135,7 +135,7 @@ def facts(report: ProfileReport, model: LatencyModel) -> dict[str, Any]:
         "failures": report.failures,
         "coverage_of_blocks": report.plan.coverage,
         "notes": list(report.notes),
-        "model": {name: model.facts[name] for name in ("rows", "monotone", "out_of_fold_mape")},
+        "model": {name: model.facts[name] for name in ("rows", "out_of_fold_mape")},
     }
 
 

@@ -25,7 +25,7 @@ from hwnas.config import (
 )
 from hwnas.errors import ConfigError, DeviceError, ModelFileError, TableError
 from hwnas.files import cache_home, read_json
-from hwnas.targets import Device, Target, find_device, load_devices, resolve_target, save_device
+from hwnas.targets import Device, Fingerprint, Target, find_device, load_devices, resolve_target, save_device
 
 if TYPE_CHECKING:
     from hwnas.artifacts.pipeline import Artifact
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from hwnas.spaces.base import IntArray, SearchSpace
 
 RUNS = Path("runs")
+DEFAULT_SPACE = "mobilenetv3"
+KERNEL_SPACE = "synthetic"
+KERNEL_SIZES = ("profile.networks=400", "profile.held_out=60", "profile.budget_minutes=30")
 REFRESH_SIZES = ("profile.networks=20", "profile.held_out=10")
 
 
@@ -108,13 +111,14 @@ def _space_and_profile(space: Any, overrides: Sequence[str]) -> tuple[SearchSpac
 
 def profile(
     target: str,
-    space: Any = "mobilenetv3",
+    space: Any = DEFAULT_SPACE,
     *,
     precision: str | None = None,
     overrides: Sequence[str] = (),
     budget_minutes: float | None = None,
     output: Path | None = None,
     refresh: bool = False,
+    kernels: bool = False,
 ) -> Fitted:
     """Measure networks of a space on a target and fit the latency model; resumes.
 
@@ -126,12 +130,21 @@ def profile(
         budget_minutes: Longest time for measuring.
         output: Folder of table and model; the user's data folder by default.
         refresh: After an upgrade of the runtime: measure 20 networks and transfer the older table's model.
+        kernels: Measure random networks instead of a space's, and fit the prices of kernels by which any model file is
+            predicted.
 
     Raises:
         HwnasError: Target, space, device or runtime cannot be used.
     """
     wanted = resolve_target(target, precision)
-    resolved, section = _space_and_profile(space, (*(REFRESH_SIZES if refresh else ()), *overrides))
+    if kernels and refresh:
+        raise ConfigError("--refresh transfers the model of a space; a kernel model is measured anew: leave it out.")
+    if kernels and space != KERNEL_SPACE and space != DEFAULT_SPACE:
+        raise ConfigError(
+            f"--kernels measures random networks, not those of --space {space}: leave one of the two out."
+        )
+    sizes = KERNEL_SIZES if kernels else REFRESH_SIZES if refresh else ()
+    resolved, section = _space_and_profile(KERNEL_SPACE if kernels else space, (*sizes, *overrides))
     if budget_minutes is not None:
         section = section.model_copy(update={"budget_minutes": budget_minutes})
     if refresh:
@@ -165,7 +178,7 @@ def _refresh(target: Target, space: SearchSpace[Any], section: ProfileSection, o
 
 def transfer_table(
     target: str,
-    space: Any = "mobilenetv3",
+    space: Any = DEFAULT_SPACE,
     *,
     sources: Sequence[Path] = (),
     networks: int = 20,
@@ -253,10 +266,6 @@ def _encodings(words: Sequence[str], space: SearchSpace[Any]) -> list[tuple[str,
                 raise ConfigError(f"{word} must hold one architecture as a JSON object.")
             row = space.encode(space.from_dict(value.get("architecture", value)))
             found.append((word, row))
-        elif word.endswith(".onnx"):
-            raise ConfigError(
-                f"{word}: predict takes architectures of a space. Measure a model file with: hwnas measure {word} --target T"
-            )
         else:
             raise ConfigError(
                 f"{word!r} is no architecture. Give smallest, largest, random:N, a comma-separated encoding of "
@@ -268,7 +277,7 @@ def _encodings(words: Sequence[str], space: SearchSpace[Any]) -> list[tuple[str,
 def predict(
     architectures: Sequence[str],
     target: str,
-    space: Any = "mobilenetv3",
+    space: Any = DEFAULT_SPACE,
     *,
     precision: str | None = None,
     overrides: Sequence[str] = (),
@@ -277,7 +286,9 @@ def predict(
     """Predict the latency of architectures on a target: ``value``, ``low``, ``high``, ``unit`` (and ``latency_ms``).
 
     Args:
-        architectures: ``smallest``, ``largest``, ``random:N[:SEED]``, encodings as text, or JSON files.
+        architectures: ``smallest``, ``largest``, ``random:N[:SEED]``, encodings as text, or JSON files; or ONNX files only,
+            which are predicted kernel by kernel and have ``kernels`` (each with ``name``, ``kind``, ``value``, ``macs``) and
+            ``overhead`` too.
         target: The target.
         space: As for :func:`profile`; not needed with ``folder``.
         precision: Must agree with the target.
@@ -294,7 +305,12 @@ def predict(
     from hwnas.latency.transferred import load_model
 
     wanted = resolve_target(target, precision)
+    files = [word for word in architectures if word.endswith(".onnx")]
+    if files and len(files) < len(architectures):
+        raise ConfigError("give either ONNX files or architectures of a space, not both at once.")
     here = fingerprint_on(find_device(wanted.device), wanted)
+    if files:
+        return _predict_files([Path(file) for file in files], wanted, here, folder)
     if folder is not None:
         model: LatencyPredictor = load_model(Path(folder) / MODEL_FOLDER, fingerprint=here)
     else:
@@ -318,6 +334,45 @@ def predict(
         if model.unit == "ms":
             entry["latency_ms"] = entry["value"]
         results.append(entry)
+    return results
+
+
+def _predict_files(
+    paths: Sequence[Path], target: Target, here: Fingerprint, folder: Path | None
+) -> list[dict[str, Any]]:
+    from hwnas.kernels.batch import KernelBatch
+    from hwnas.kernels.predictor import KernelPredictor
+    from hwnas.kernels.reading import kernels_of_onnx
+    from hwnas.latency.profiling import MODEL_FOLDER
+    from hwnas.latency.store import require_kernel_table
+
+    place = Path(folder) / MODEL_FOLDER if folder is not None else require_kernel_table(target, here).model_folder
+    predictor = KernelPredictor.load(place, here)
+    networks = [kernels_of_onnx(path, target.runtime) for path in paths]
+    batch = KernelBatch.of(networks)
+    prediction, prices = predictor.predict(batch), predictor.model.prices(batch)
+    results = []
+    for i, (path, kernels) in enumerate(zip(paths, networks, strict=True)):
+        own = prices[batch.owner == i]
+        results.append(
+            {
+                "architecture": str(path),
+                "target": str(target),
+                "value": float(prediction.value[i]),
+                "low": float(prediction.low[i]),
+                "high": float(prediction.high[i]),
+                "unit": predictor.unit,
+                "coverage": predictor.model.conformal.coverage,
+                "in_distribution": not bool(prediction.out_of_distribution[i]),
+                "overhead": predictor.model.overhead,
+                "kernels": [
+                    {"name": kernel.name, "kind": kernel.kind, "value": float(price), "macs": kernel.macs}
+                    for kernel, price in zip(kernels, own, strict=True)
+                ],
+            }
+        )
+        if predictor.unit == "ms":
+            results[-1]["latency_ms"] = results[-1]["value"]
     return results
 
 

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from hwnas.backends._openvino import import_openvino
 from hwnas.backends.naming import INPUT, OUTPUT, tensor_names
-from hwnas.backends.synthetic import WeightPool, Weights, activation_ranges, float_weights, int8_weights
+from hwnas.backends.synthetic import (
+    WeightPool,
+    Weights,
+    activation_ranges,
+    float_weights,
+    int8_weights,
+    norm_statistics,
+)
 from hwnas.spaces.graph import Layer, LayerGraph
 
 _QUANTISED = frozenset({"conv", "linear", "add", "mul", "global_pool"})
@@ -114,10 +121,43 @@ class _Writer:
             return ops.reduce_mean(inputs[0], self.constant(f"{name}.axes", np.array([2, 3], dtype=np.int64)), True)
         if layer.op == "flatten":
             return ops.reshape(inputs[0], self.constant(f"{name}.shape", np.array([0, -1], dtype=np.int64)), True)
+        if layer.op in ("max_pool", "avg_pool"):
+            return self.pool_over(layer, inputs[0])
+        if layer.op in ("slice", "shuffle"):
+            return self.move(layer, inputs[0])
+        if layer.op == "batch_norm":
+            scale, shift, mean, variance = norm_statistics(layer, self.pool)
+            factor = (scale / np.sqrt(variance + np.float32(1e-5))).reshape(1, -1, 1, 1)
+            offset = shift.reshape(factor.shape) - mean.reshape(factor.shape) * factor
+            scaled = _named(ops.multiply(inputs[0], self.constant(f"{name}.factor", factor)), f"{name}/scaled")
+            return ops.add(scaled, self.constant(f"{name}.offset", offset))
+        if layer.op == "concat":
+            return ops.concat(inputs, 1)
+        plain = {"relu": ops.relu, "hswish": ops.hswish, "sigmoid": ops.sigmoid, "swish": ops.swish, "add": ops.add}
+        return {**plain, "mul": ops.multiply}[layer.op](*inputs)
+
+    def pool_over(self, layer: Layer, source: Any) -> Any:
+        """Add a pool over windows."""
+        strides, window, pads = [layer.stride] * 2, [layer.kernel] * 2, [layer.padding] * 2
         if layer.op == "max_pool":
-            window, pads = [layer.kernel] * 2, [layer.padding] * 2
-            return ops.max_pool(inputs[0], [layer.stride] * 2, [1, 1], pads, pads, window)
-        return {"relu": ops.relu, "hswish": ops.hswish, "add": ops.add, "mul": ops.multiply}[layer.op](*inputs)
+            return self.ops.max_pool(source, strides, [1, 1], pads, pads, window)
+        return self.ops.avg_pool(source, strides, pads, pads, window, False)
+
+    def move(self, layer: Layer, source: Any) -> Any:
+        """Add a slice or shuffle of channels."""
+        ops, name = self.ops, layer.name
+
+        def integers(what: str, values: list[int]) -> Any:
+            return self.constant(f"{name}.{what}", np.array(values, dtype=np.int64))
+
+        if layer.op == "slice":
+            ends = integers("start", [layer.start]), integers("stop", [layer.start + layer.shape[0]])
+            return ops.slice(source, *ends, integers("step", [1]), integers("axis", [1]))
+        channels, *sides = layer.shape
+        shape = integers("groups", [0, layer.groups, channels // layer.groups, *sides])
+        split = _named(ops.reshape(source, shape, True), f"{name}/groups")
+        turned = _named(ops.transpose(split, integers("order", [0, 2, 1, 3, 4])), f"{name}/turned")
+        return ops.reshape(turned, integers("joined", [0, *layer.shape]), True)
 
     def finish(self, layer: Layer, node: Any, name: str) -> None:
         """Name a layer's output and quantise it where its readers want that."""

@@ -93,6 +93,12 @@ def float_weights(layer: Layer, pool: WeightPool, weights: Weights | None) -> tu
     return weight, pool.floats(shape[0]) * np.float32(0.1) if layer.bias else None
 
 
+def norm_statistics(layer: Layer, pool: WeightPool) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return random scale, shift, mean and variance of a batch normalisation, float32 ``[channels]`` each."""
+    scale, shift, mean, spread = (pool.floats(layer.shape[0]) * np.float32(0.1) for _ in range(4))
+    return 1 + scale, shift, mean, 1 + np.abs(spread)
+
+
 @dataclass(frozen=True)
 class Int8Weights:
     """A quantised weight: symmetric, one scale per output channel.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hwnas.backends.synthetic import WeightPool, Weights, float_weights
+from hwnas.backends.synthetic import WeightPool, Weights, float_weights, norm_statistics
 from hwnas.spaces.graph import Layer, LayerGraph
 
 
@@ -17,6 +17,31 @@ class Add(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return ``a + b``."""
         return a + b
+
+
+class Concat(nn.Module):
+    """Tensors one after the other along the channels."""
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Return ``[b, sum of channels, ...]``."""
+        return torch.cat(parts, dim=1)
+
+
+class Slice(nn.Module):
+    """Some of the channels.
+
+    Args:
+        start: The first.
+        channels: How many.
+    """
+
+    def __init__(self, start: int, channels: int) -> None:
+        super().__init__()
+        self.start, self.channels = start, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[b, channels, ...]``."""
+        return x.narrow(1, self.start, self.channels)
 
 
 class Mul(nn.Module):
@@ -31,6 +56,9 @@ _SIMPLE: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "hswish": nn.Hardswish,
     "hsigmoid": nn.Hardsigmoid,
+    "sigmoid": nn.Sigmoid,
+    "swish": nn.SiLU,
+    "concat": Concat,
     "global_pool": lambda: nn.AdaptiveAvgPool2d(1),
     "flatten": nn.Flatten,
     "add": Add,
@@ -43,6 +71,14 @@ def _module(layer: Layer, pool: WeightPool, weights: Weights | None) -> nn.Modul
         return _SIMPLE[layer.op]()
     if layer.op == "max_pool":
         return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding)
+    if layer.op == "avg_pool":
+        return nn.AvgPool2d(layer.kernel, layer.stride, layer.padding)
+    if layer.op == "slice":
+        return Slice(layer.start, layer.shape[0])
+    if layer.op == "shuffle":
+        return nn.ChannelShuffle(layer.groups)
+    if layer.op == "batch_norm":
+        return _norm(layer, pool)
     module: nn.Conv2d | nn.Linear
     if layer.op == "conv":
         module = nn.Conv2d(
@@ -60,6 +96,14 @@ def _module(layer: Layer, pool: WeightPool, weights: Weights | None) -> nn.Modul
     module.weight = nn.Parameter(torch.from_numpy(weight.copy()))
     if bias is not None:
         module.bias = nn.Parameter(torch.from_numpy(bias.copy()))
+    return module
+
+
+def _norm(layer: Layer, pool: WeightPool) -> nn.Module:
+    module = nn.BatchNorm2d(layer.shape[0]).eval()
+    scale, shift, mean, variance = map(torch.from_numpy, norm_statistics(layer, pool))
+    module.weight, module.bias = nn.Parameter(scale), nn.Parameter(shift)
+    module.running_mean, module.running_var = mean, variance
     return module
 
 

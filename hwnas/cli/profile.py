@@ -30,6 +30,12 @@ def profile(
             "--refresh", help="After a runtime upgrade: 20 networks, the older table's model, which blocks moved."
         ),
     ] = False,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels", help="Measure random networks: the model by which any ONNX file is predicted (30 min)."
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure networks of a space on a target; leave a latency table and a latency model.
@@ -47,5 +53,6 @@ def profile(
         budget_minutes=budget_minutes,
         output=output,
         refresh=refresh,
+        kernels=kernels,
     )
     print_fitted(result, as_json)

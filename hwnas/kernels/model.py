@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xgboost as xgb
 
 from hwnas.errors import TableError
 from hwnas.kernels.batch import KernelBatch
-from hwnas.kernels.physics import CLASSES, classes
-from hwnas.kernels.prices import KernelPrices
+from hwnas.kernels.physics import CLASSES, TERMS, classes
+from hwnas.kernels.prices import KernelPrices, PhysicalPrices
 from hwnas.latency.conformal import Conformal
 from hwnas.latency.crossfit import assign_folds
 from hwnas.latency.predictor import Prediction
@@ -26,53 +27,74 @@ FEWEST = 20
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """How much of the trees' correction may be believed; out-of-fold error decides."""
 
-_MARGIN = 1.05
-_SHARE_MARGIN = 0.02
+_MARGIN = 1.25
+"""How far beyond the largest kernel of its class a kernel may lie and still count as measured."""
+
+_EXTRAPOLATED = 0.05
+"""Share of a prediction that may rest on kernels unlike those measured."""
+
+_TINY = 1e-12
+_SMALL = 0.3
+"""Share of the networks, the fastest, that tell how much a profile adds to a kernel."""
+_KEPT = 0.2
+_SCALES = (0.3, 3.0)
+_WORK = ("macs", "read", "written", "weights")
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What was measured: classes of kernels, range of a network's work and of the share of each class in it.
+    """What kernels were measured: the largest work of each class.
 
     Attributes:
-        classes: Which classes of kernels occurred.
-        low: Smallest sums over a network of kernels, work and traffic, ``[5]``.
-        high: The largest.
-        share: Largest share of each class in a network's predicted latency, ``[classes]``.
+        largest: Multiply-accumulates and elements read, written and of weights, ``[classes, 4]``; -1 where a class did not occur.
     """
 
-    classes: BoolArray
-    low: FloatArray
-    high: FloatArray
-    share: FloatArray
+    largest: FloatArray
 
     @classmethod
-    def of(cls, batch: KernelBatch, prices: FloatArray) -> Domain:
-        """Return the domain of measured networks with the prices of their kernels ``[kernels]``."""
-        sums = _work(batch)
-        seen = np.zeros(len(CLASSES), dtype=np.bool_)
-        seen[classes(batch)] = True
-        return cls(seen, sums.min(axis=0), sums.max(axis=0), _shares(batch, prices).max(axis=0))
+    def of(cls, batch: KernelBatch) -> Domain:
+        """Return the domain of measured networks."""
+        largest = np.full((len(CLASSES), len(_WORK)), -1.0)
+        np.maximum.at(largest, classes(batch), _work(batch))
+        return cls(largest)
 
-    def lacks(self, batch: KernelBatch, prices: FloatArray) -> BoolArray:
-        """Return which networks lie outside, ``[n]``."""
-        sums = _work(batch)
-        outside = ((sums * _MARGIN < self.low) | (sums > self.high * _MARGIN)).any(axis=1)
-        foreign = batch.sums((~self.classes[classes(batch)]).astype(np.float64)) > 0
-        unlike = (_shares(batch, prices) > self.share + _SHARE_MARGIN).any(axis=1)
-        return np.asarray(outside | foreign | unlike)
+    def extrapolated(self, batch: KernelBatch, prices: FloatArray) -> FloatArray:
+        """Return how much of each network is kernels unlike those measured, ``[n]``.
+
+        That is their share of the ``prices [kernels]``, the multiply-accumulates or the traffic, whichever is largest: what an
+        unknown kernel costs is unknown.
+        """
+        largest = self.largest[classes(batch)]
+        foreign: BoolArray = np.any((_work(batch) > _MARGIN * largest) | (largest < 0), axis=1)
+        weight = np.column_stack([prices, batch["macs"], batch["read"] + batch["written"]])
+        total = np.maximum(batch.sums(weight), _TINY)
+        return np.asarray((batch.sums(weight * foreign.astype(np.float64)[:, None]) / total).max(axis=1))
 
 
 def _work(batch: KernelBatch) -> FloatArray:
-    columns = [batch[name] for name in ("macs", "read", "written", "weights")]
-    return batch.sums(np.column_stack([np.ones(len(batch.owner)), *columns]))
+    return np.column_stack([batch[name] for name in _WORK])
 
 
-def _shares(batch: KernelBatch, prices: FloatArray) -> FloatArray:
-    """Return the share of each class in the sum of a network's prices, ``[n, classes]``."""
-    shares = np.zeros((len(batch), len(CLASSES)))
-    np.add.at(shares, (batch.owner, classes(batch)), prices)
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+def as_measured(batch: KernelBatch, times: FloatArray, y: FloatArray) -> FloatArray:
+    """Return the times of kernels as they are when nobody looks, ``[kernels]``; NaN where they are not known.
+
+    A profile intrudes: every kernel gets a little dearer, which shows where networks are small. What remains between a
+    network's sum and its latency is shared out in proportion.
+
+    Args:
+        batch: The kernels.
+        times: Their profiled times, ``[kernels]``.
+        y: Latencies of the networks, ``[n]``.
+    """
+    known = np.isfinite(times) & (times > 0)
+    sums = batch.sums(np.where(known, times, 0.0))
+    counts = batch.sums(known.astype(np.float64))
+    small = (counts > 0) & (y <= np.quantile(y, _SMALL))
+    excess = (sums[small] - y[small]) / counts[small]
+    clean = np.where(known, np.maximum(times - max(float(np.median(excess)), 0.0), _KEPT * times), 0.0)
+    total = batch.sums(clean)
+    scale = np.clip(y / np.maximum(total, _TINY), *_SCALES)
+    return np.where(known, clean * scale[batch.owner], np.nan)
 
 
 @dataclass(frozen=True)
@@ -100,6 +122,7 @@ class KernelModel:
         y: FloatArray,
         weights: FloatArray | None = None,
         *,
+        times: FloatArray | None = None,
         seed: int = 0,
         coverage: float = 0.9,
     ) -> KernelModel:
@@ -109,6 +132,8 @@ class KernelModel:
             batch: Kernels of ``n`` networks.
             y: Their latencies, ``[n]``.
             weights: Weights of the networks, ``[n]``, in any unit; equal if not given.
+            times: Times of the kernels that a runtime's own profile gives, ``[kernels]``, in the unit of ``y``; NaN where not
+                known. A network's are brought to sum to its latency (:func:`as_measured`).
             seed: Seed of folds and trees.
             coverage: Share of networks whose latency the interval is to hold.
 
@@ -126,32 +151,35 @@ class KernelModel:
                     f"the {name} of network {bad[0]} is {values[bad[0]]:g}; it must be above 0. Measure it again or leave it out."
                 )
         weight = weight / weight.mean()
+        own = None if times is None else as_measured(batch, times, y)
         fold = assign_folds(len(y), FOLDS, seed)
         trials = {shrink: (np.zeros(len(y)), np.zeros(len(y))) for shrink in SHARES}
         for number in range(FOLDS):
             inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-            priced = KernelPrices.fit(batch.take(inside), y[inside], weight[inside], seed)(batch.take(outside))
+            taught = None if own is None else own[np.isin(batch.owner, inside)]
+            prices = KernelPrices.fit(batch.take(inside), y[inside], weight[inside], seed, taught)
+            priced = prices(batch.take(outside))
             for shrink, (value, shift) in trials.items():
                 value[outside], shift[outside] = priced.totals(shrink), priced.shift(shrink)
         errors = {shrink: float(np.mean(weight * np.abs(np.log(y / value)))) for shrink, (value, _) in trials.items()}
         shrink = min(SHARES, key=errors.__getitem__)
         out_of_fold, shift = trials[shrink]
-        full = KernelPrices.fit(batch, y, weight, seed)
+        full = KernelPrices.fit(batch, y, weight, seed, own)
         facts = {
             "networks": len(y),
             "seed": seed,
             "out_of_fold_mape": float(np.mean(np.abs(out_of_fold / y - 1.0))),
         }
         conformal = Conformal.fit(np.log(y / out_of_fold), shift, coverage)
-        return cls(full, shrink, conformal, Domain.of(batch, full(batch).prices(shrink)), facts)
+        return cls(full, shrink, conformal, Domain.of(batch), facts)
 
     def predict(self, batch: KernelBatch) -> Prediction:
         """Predict the latency of networks."""
         priced = self.full(batch)
         value = priced.totals(self.shrink)
         half = self.conformal.half_width(priced.shift(self.shrink))
-        outside = self.domain.lacks(batch, priced.prices(self.shrink))
-        return Prediction(value, value * np.exp(-half), value * np.exp(half), outside)
+        foreign = self.domain.extrapolated(batch, priced.prices(self.shrink))
+        return Prediction(value, value * np.exp(-half), value * np.exp(half), foreign > _EXTRAPOLATED)
 
     def prices(self, batch: KernelBatch) -> FloatArray:
         """Return what each kernel costs, ``[kernels]``; with :attr:`overhead` per network they sum to its latency."""
@@ -161,3 +189,25 @@ class KernelModel:
     def overhead(self) -> float:
         """What a network costs beside its kernels."""
         return self.full.physical.constant
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON data of everything but the trees."""
+        physical = self.full.physical
+        return {
+            "constant": physical.constant,
+            "near": physical.near,
+            "prices": physical.table.tolist(),
+            "shrink": self.shrink,
+            "conformal": vars(self.conformal),
+            "largest": self.domain.largest.tolist(),
+            "facts": self.facts,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], booster: xgb.Booster) -> KernelModel:
+        """Read what :meth:`as_dict` wrote, with its trees."""
+        table = np.array(raw["prices"], dtype=np.float64).reshape(len(CLASSES), len(TERMS))
+        physical = PhysicalPrices(float(raw["constant"]), table, float(raw["near"]))
+        largest = np.array(raw["largest"], dtype=np.float64).reshape(len(CLASSES), len(_WORK))
+        prices = KernelPrices(physical, booster)
+        return cls(prices, float(raw["shrink"]), Conformal(**raw["conformal"]), Domain(largest), raw["facts"])

@@ -19,6 +19,8 @@ from hwnas.latency.statistics import FloatArray
 
 THREADS = 1
 _TREES = 250
+_PULL = 1.0
+"""Weight of the error of a kernel's own time against that of its network's latency."""
 _BOOSTING: dict[str, Any] = {
     "tree_method": "hist",
     "max_depth": 6,
@@ -36,7 +38,13 @@ _BOOSTING: dict[str, Any] = {
 
 
 def boost(
-    batch: KernelBatch, base: FloatArray, constant: float, y: FloatArray, weights: FloatArray, seed: int
+    batch: KernelBatch,
+    base: FloatArray,
+    constant: float,
+    y: FloatArray,
+    weights: FloatArray,
+    seed: int,
+    times: FloatArray | None = None,
 ) -> xgb.Booster:
     """Fit the trees that correct the prices of kernels.
 
@@ -51,14 +59,21 @@ def boost(
         y: Measured latencies, ``[n]``.
         weights: Weights of the networks, ``[n]``.
         seed: Seed of the trees.
+        times: Times of the kernels, ``[kernels]``, NaN where not known: each pulls its own price, as much as it weighs in its
+            network.
     """
     target = np.log(y)
+    known = np.zeros(len(base), dtype=np.bool_) if times is None else np.isfinite(times)
+    own = np.zeros(len(base))
+    if times is not None:
+        own[known] = np.log(times[known] / base[known])
 
     def loss(margin: NDArray[Any], _: xgb.DMatrix) -> tuple[FloatArray, FloatArray]:
         price = base * np.exp(margin)
         total = batch.sums(price) + constant
         share = (price / total[batch.owner]) * weights[batch.owner]
-        return (np.log(total) - target)[batch.owner] * share, share
+        pull = _PULL * share * known
+        return (np.log(total) - target)[batch.owner] * share + (margin - own) * pull, share + pull
 
     matrix = xgb.DMatrix(features(batch), label=np.zeros(len(base)))
     return xgb.train(dict(_BOOSTING, seed=seed), matrix, _TREES, obj=loss)

@@ -34,9 +34,23 @@ TERMS = (
 NEAR = (2**16, 2**17, 2**18, 2**19, 2**20)
 """Sizes, in elements, that a device's near memory may have: a kernel with more to read or write pays for its work anew."""
 
-CLASSES = (*KINDS, "conv3", "conv5", "conv_large", "grouped")
-"""Classes with prices of their own: the kinds, and convolutions (``conv``: 1 x 1) by window and grouping."""
+WINDOWS = {"conv": 1, "conv3": 9, "conv5": 25, "conv_large": np.inf}
+"""Class of a full convolution -> largest window that belongs to it."""
 
+CLASSES = (
+    *KINDS,
+    *(f"{name}{shape}" for name in WINDOWS for shape in ("", "_thin", "_odd") if name + shape != "conv"),
+    "depthwise_odd",
+    "grouped",
+    "grouped_odd",
+)
+"""Classes with prices of their own: the kinds, and convolutions by window, grouping and channels.
+
+``thin`` reads fewer than 16 channels, ``odd`` numbers of channels that are no multiples of 4 (16 per group, where there are
+groups): runtimes compute those by other code.
+"""
+
+_BLOCK = 16
 _BALANCES = (4.0, 16.0, 64.0)
 """Multiply-accumulates in the time of one element of traffic, where a kernel may turn from one bound to the other."""
 
@@ -73,12 +87,20 @@ def _padded(channels: FloatArray, width: int) -> FloatArray:
 def classes(batch: KernelBatch) -> IntArray:
     """Return the class of each kernel as an index into :data:`CLASSES`, ``[kernels]``."""
     found = batch.kinds.copy()
+    window, channels, groups = batch["window"], batch["in_channels"], batch["groups"]
     conv = batch.kinds == KINDS.index("conv")
-    window = batch["window"]
-    found[conv & (window > 1)] = CLASSES.index("conv3")
-    found[conv & (window > 9)] = CLASSES.index("conv5")
-    found[conv & (window > 25)] = CLASSES.index("conv_large")
-    found[conv & (batch["groups"] > 1)] = CLASSES.index("grouped")
+    low = 0.0
+    for name, high in WINDOWS.items():
+        own = conv & (window > low) & (window <= high)
+        found[own] = CLASSES.index(name)
+        found[own & (channels % 4 != 0)] = CLASSES.index(f"{name}_odd")
+        found[own & (channels < _BLOCK)] = CLASSES.index(f"{name}_thin")
+        low = high
+    found[(batch.kinds == KINDS.index("depthwise")) & (channels % 4 != 0)] = CLASSES.index("depthwise_odd")
+    grouped = conv & (groups > 1)
+    found[grouped] = CLASSES.index("grouped")
+    uneven = (channels / groups % _BLOCK != 0) | (batch["out_channels"] / groups % _BLOCK != 0)
+    found[grouped & uneven] = CLASSES.index("grouped_odd")
     return found
 
 

@@ -14,6 +14,8 @@ from hwnas.latency.base_models import fit_non_negative
 from hwnas.latency.statistics import FloatArray
 
 _TINY = 1e-9
+_FEWEST = 8
+"""Kernels of a class whose times must be known for prices of its own."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,19 @@ class PhysicalPrices:
     near: float
 
     @classmethod
-    def fit(cls, batch: KernelBatch, y: FloatArray, weights: FloatArray) -> PhysicalPrices:
-        """Fit on latencies ``y [n]`` of networks by weighted relative error, ``weights [n]``."""
-        found = [cls._fit(batch, y, weights, near) for near in NEAR]
+    def fit(
+        cls, batch: KernelBatch, y: FloatArray, weights: FloatArray, times: FloatArray | None = None
+    ) -> PhysicalPrices:
+        """Fit on latencies ``y [n]`` of networks by weighted relative error, ``weights [n]``.
+
+        With ``times [kernels]``, each class is fitted on those of its own kernels (NaN: not known) instead of on sums.
+        """
+        if times is None:
+            found = [cls._fit(batch, y, weights, near) for near in NEAR]
+        else:
+            found = [
+                cls._fit_times(batch, times, (times / y[batch.owner]) * weights[batch.owner], near) for near in NEAR
+            ]
         errors = [float(np.mean(weights * np.abs(prices.totals(batch) / y - 1.0))) for prices in found]
         return found[int(np.argmin(errors))]
 
@@ -47,6 +59,17 @@ class PhysicalPrices:
         measured = counted.any(axis=(0, 2))
         table = fitted[1:].reshape(len(CLASSES), len(TERMS))
         return cls(float(fitted[0]), np.where(np.asarray(measured)[:, None], table, general[1:]), near)
+
+    @classmethod
+    def _fit_times(cls, batch: KernelBatch, times: FloatArray, weights: FloatArray, near: float) -> PhysicalPrices:
+        kind, work, known = classes(batch), terms(batch, near), np.isfinite(times)
+        general = fit_non_negative(work[known], times[known], weights[known])
+        table = np.tile(general, (len(CLASSES), 1))
+        for number in range(len(CLASSES)):
+            own = known & (kind == number)
+            if own.sum() >= _FEWEST:
+                table[number] = fit_non_negative(work[own], times[own], weights[own])
+        return cls(0.0, table, near)
 
     def __call__(self, batch: KernelBatch) -> FloatArray:
         """Return the price of every kernel, ``[kernels]``."""
@@ -109,10 +132,17 @@ class KernelPrices:
     booster: xgb.Booster
 
     @classmethod
-    def fit(cls, batch: KernelBatch, y: FloatArray, weights: FloatArray, seed: int = 0) -> KernelPrices:
-        """Fit on latencies ``y [n]`` of whole networks with ``weights [n]``."""
-        physical = PhysicalPrices.fit(batch, y, weights)
-        return cls(physical, boost(batch, physical(batch), physical.constant, y, weights, seed))
+    def fit(
+        cls,
+        batch: KernelBatch,
+        y: FloatArray,
+        weights: FloatArray,
+        seed: int = 0,
+        times: FloatArray | None = None,
+    ) -> KernelPrices:
+        """Fit on latencies ``y [n]`` of whole networks with ``weights [n]``, and ``times [kernels]`` where they are known."""
+        physical = PhysicalPrices.fit(batch, y, weights, times)
+        return cls(physical, boost(batch, physical(batch), physical.constant, y, weights, seed, times))
 
     def __call__(self, batch: KernelBatch) -> Priced:
         """Return the kernels of networks with both parts of their prices, in the unit of the latencies."""

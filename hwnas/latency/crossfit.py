@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import xgboost as xgb
 
 from hwnas.latency.base_models import blend_weight, row_weights
 from hwnas.latency.features import FeatureExtractor
@@ -16,7 +16,6 @@ from hwnas.latency.statistics import FloatArray
 from hwnas.spaces.base import IntArray
 
 FOLDS = 5
-_MONOTONE_COST = 1.05
 
 
 @dataclass(frozen=True)
@@ -25,15 +24,15 @@ class CrossFit:
 
     Attributes:
         full: Fitted on all rows.
-        folds: Fitted without one fold each; their disagreement is the local spread.
+        jury: Fitted without two folds each; their disagreement is the local spread.
         out_of_fold: Out-of-fold latencies ``[n]``, in the order of the rows.
-        monotone: Whether the trees are constrained to be monotone in every feature.
+        spread: Standard deviation of the logarithms that regressors give which have not seen the row, ``[n]``.
     """
 
     full: Regressor
-    folds: tuple[Regressor, ...]
+    jury: tuple[Regressor, ...]
     out_of_fold: FloatArray
-    monotone: bool
+    spread: FloatArray
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class _Data:
     weights: FloatArray
     fold: IntArray
 
-    def train(self, fold: int) -> _Data:
-        pick = np.flatnonzero(self.fold != fold)
+    def without(self, *folds: int) -> _Data:
+        pick = np.flatnonzero(~np.isin(self.fold, folds))
         rows = [self.rows[int(index)] for index in pick]
         return _Data(rows, self.inputs.take(pick), self.y[pick], self.weights[pick], self.fold[pick])
 
@@ -58,65 +57,67 @@ def assign_folds(count: int, folds: int, seed: int) -> IntArray:
 
 
 def cross_fit(rows: Sequence[LatencyRow], extractor: FeatureExtractor, seed: int, use_lut: bool = True) -> CrossFit:
-    """Fit the point predictor and choose blend, shrinkage and monotonicity by out-of-fold error.
+    """Fit the point predictor and choose blend and shrinkage by out-of-fold error.
 
     Args:
-        rows: Measured rows.
+        rows: Measured rows, at least 5.
         extractor: Features of their space.
         seed: Seed of folds and trees.
         use_lut: Whether the lookup table takes part.
     """
-    count = min(FOLDS, len(rows))
-    fold = assign_folds(len(rows), count, seed)
+    fold = assign_folds(len(rows), FOLDS, seed)
     data = _Data(rows, inputs_of(rows, extractor), latencies_of(rows), row_weights(rows), fold)
-    bases, lut_weight = _blended_bases(data, extractor, count, use_lut)
-    trials = {monotone: _fold_boosters(data, bases, extractor, monotone, seed) for monotone in (True, False)}
-    errors = {monotone: _error(data, *trial[1:]) for monotone, trial in trials.items()}
-    monotone = errors[True] <= _MONOTONE_COST * errors[False]
-    boosters, values, residuals = trials[monotone]
-    shrink = _shrinkage(data, values, residuals)
-    regressors = tuple(Regressor(base, booster, shrink) for base, booster in zip(bases, boosters, strict=True))
-    base = replace(fit_base(rows, extractor, data.inputs, data.weights, use_lut), lut_weight=lut_weight)
-    booster = fit_booster(base, extractor, data.inputs, data.y, data.weights, monotone, seed)
-    return CrossFit(Regressor(base, booster, shrink), regressors, values * np.exp(shrink * residuals), monotone)
-
-
-def _blended_bases(data: _Data, extractor: FeatureExtractor, count: int, use_lut: bool) -> tuple[list[Base], float]:
+    physical, sums = np.zeros(len(rows)), np.zeros(len(rows))
     bases = []
-    physical, sums = np.zeros(len(data.y)), np.zeros(len(data.y))
-    for fold in range(count):
-        part, out = data.train(fold), data.fold == fold
+    for number in range(FOLDS):
+        part, out = data.without(number), fold == number
         base = fit_base(part.rows, extractor, part.inputs, part.weights, use_lut)
         physical[out], sums[out], _ = base.parts(extractor, data.inputs.take(out))
         bases.append(base)
-    weight = blend_weight(physical, sums, data.y, data.weights)
-    if any(base.prices is None for base in bases):
-        weight = 0.0
-    return [replace(base, lut_weight=weight) for base in bases], weight
+    tabled = all(base.prices is not None for base in bases)
+    weight = blend_weight(physical, sums, data.y, data.weights) if tabled else 0.0
+    values, residuals = _out_of_fold(data, [replace(base, lut_weight=weight) for base in bases], extractor, seed)
+    shrink = _shrinkage(data, values, residuals)
+
+    def fit(part: _Data) -> Regressor:
+        base = replace(fit_base(part.rows, extractor, part.inputs, part.weights, use_lut), lut_weight=weight)
+        return Regressor(base, fit_booster(base, extractor, part.inputs, part.y, part.weights, seed), shrink)
+
+    pairs = {pair: fit(data.without(*pair)) for pair in itertools.combinations(range(FOLDS), 2)}
+    jury = tuple(pairs[pair] for pair in pairs if (pair[1] - pair[0]) in (1, FOLDS - 1))
+    return CrossFit(fit(data), jury, values * np.exp(shrink * residuals), _unseen_spread(data, pairs, extractor))
 
 
-def _fold_boosters(
-    data: _Data, bases: list[Base], extractor: FeatureExtractor, monotone: bool, seed: int
-) -> tuple[list[xgb.Booster], FloatArray, FloatArray]:
-    boosters = []
+def spread_of(regressors: Sequence[Regressor], extractor: FeatureExtractor, inputs: Inputs) -> FloatArray:
+    """Return the standard deviation of the logarithms of what regressors predict, ``[n]``."""
+    logs = [np.log(regressor.predict(extractor, inputs)[0]) for regressor in regressors]
+    return np.asarray(np.std(logs, axis=0), dtype=np.float64)
+
+
+def _unseen_spread(data: _Data, pairs: dict[tuple[int, int], Regressor], extractor: FeatureExtractor) -> FloatArray:
+    spread = np.zeros(len(data.y))
+    for number in range(FOLDS):
+        out = data.fold == number
+        strangers = [regressor for pair, regressor in pairs.items() if number in pair]
+        spread[out] = spread_of(strangers, extractor, data.inputs.take(out))
+    return spread
+
+
+def _out_of_fold(
+    data: _Data, bases: list[Base], extractor: FeatureExtractor, seed: int
+) -> tuple[FloatArray, FloatArray]:
     values, residuals = np.zeros(len(data.y)), np.zeros(len(data.y))
-    for fold, base in enumerate(bases):
-        part, out = data.train(fold), data.fold == fold
-        booster = fit_booster(base, extractor, part.inputs, part.y, part.weights, monotone, seed)
+    for number, base in enumerate(bases):
+        part, out = data.without(number), data.fold == number
+        booster = fit_booster(base, extractor, part.inputs, part.y, part.weights, seed)
         inputs = data.inputs.take(out)
         physical, sums, _ = base.parts(extractor, inputs)
         values[out] = base.latency(physical, sums)
         residuals[out] = Regressor(base, booster, 1.0).residual(inputs, physical, sums)
-        boosters.append(booster)
-    return boosters, values, residuals
+    return values, residuals
 
 
 def _shrinkage(data: _Data, values: FloatArray, residuals: FloatArray) -> float:
     norm = float(np.sum(data.weights * residuals**2))
     wanted = float(np.sum(data.weights * residuals * np.log(data.y / values)))
     return float(np.clip(wanted / norm, 0.0, 1.0)) if norm > 0 else 0.0
-
-
-def _error(data: _Data, values: FloatArray, residuals: FloatArray) -> float:
-    shrink = _shrinkage(data, values, residuals)
-    return float(np.mean(data.weights * np.abs(np.log(data.y / values) - shrink * residuals)))

@@ -17,11 +17,12 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 PHYSICAL = (
     "macs_pointwise",
-    "macs_depthwise3",
-    "macs_depthwise5",
-    "macs_depthwise7",
+    "macs_depthwise",
     "macs_dense",
     "macs_fc",
+    "depthwise_outputs",
+    "depthwise5_outputs",
+    "depthwise7_outputs",
     "activation_bytes",
     "elementwise_bytes",
     "weight_bytes",
@@ -31,12 +32,15 @@ PHYSICAL = (
     "padded_macs",
     "input_elements",
 )
-"""Names of the physical features of a block."""
+"""Names of the physical features of a block. Each grows, or stays, when a block gets a larger window, more channels or more
+pixels: the outputs of depthwise convolutions are counted again for windows of at least 5 and of at least 7."""
 
 STAGE_SUMS = ("macs", "activation_bytes", "depth")
 """Names of the features summed per stage."""
 
-_ELEMENTWISE = ("add", "mul", "hswish", "hsigmoid")
+_DEPTHWISE = {"depthwise_outputs": 0, "depthwise5_outputs": 5, "depthwise7_outputs": 7}
+"""Feature -> smallest window that counts."""
+_ELEMENTWISE = ("add", "mul", "hswish", "hsigmoid", "sigmoid", "swish", "batch_norm", "concat", "slice", "shuffle")
 _VECTOR_WIDTH = 16
 
 
@@ -44,7 +48,7 @@ def _op_class(layer: Layer) -> str:
     if layer.op == "linear" or (layer.op == "conv" and layer.elements == layer.shape[0] and layer.groups == 1):
         return "macs_fc"
     if layer.groups > 1 and layer.groups == layer.in_channels:
-        return f"macs_depthwise{min(max(layer.kernel, 3), 7) // 2 * 2 + 1}"
+        return "macs_depthwise"
     return "macs_pointwise" if layer.kernel == 1 else "macs_dense"
 
 
@@ -82,10 +86,14 @@ def block_features(layers: tuple[Layer, ...], precision: str) -> FloatArray:
         if layer.op == "input":
             counts["input_elements"] += layer.elements
         elif layer.op in ("conv", "linear"):
-            counts[_op_class(layer)] += layer.macs
+            kind = _op_class(layer)
+            counts[kind] += layer.macs
+            if kind == "macs_depthwise":
+                for name, window in _DEPTHWISE.items():
+                    counts[name] += layer.elements * (layer.kernel >= window)
             counts["padded_macs"] += _padded_macs(layer)
             counts["weight_bytes"] += width * layer.parameters
-        if layer.op in ("conv", "linear", "global_pool", "max_pool"):
+        if layer.op in ("conv", "linear", "global_pool", "max_pool", "avg_pool"):
             counts["activation_bytes"] += traffic
             counts["kernels"] += 1
         elif layer.op in _ELEMENTWISE:

@@ -50,13 +50,17 @@ class BlockPrices:
     def price_list(self, extractor: FeatureExtractor) -> tuple[FloatArray, BoolArray]:
         """Return the price of every block key of the extractor and whether it is a guess, each ``[keys]``.
 
-        A key that was never profiled is priced by its physical features; never zero, since its features are not.
+        A key that was never profiled is priced by its physical features, within what the prices of smaller and larger
+        blocks allow; never zero, since its features are not.
         """
         known = dict(zip(self.keys, self.prices, strict=True))
-        guesses = extractor.physical() @ self.fallback
-        missing = np.array([key not in known for key in extractor.indexer.keys], dtype=np.bool_)
-        own = np.array([known.get(key, 0.0) for key in extractor.indexer.keys])
-        return np.where(missing, guesses, own), missing
+        keys, physical = extractor.indexer.keys, extractor.physical()
+        missing = np.array([key not in known for key in keys], dtype=np.bool_)
+        prices = np.array([known.get(key, 0.0) for key in keys])
+        if missing.any():
+            low, high = bounds(physical[missing], physical[~missing], prices[~missing])
+            prices[missing] = np.clip(physical[missing] @ self.fallback, low, high)
+        return prices, missing
 
     def sums(self, extractor: FeatureExtractor, ids: Ids) -> tuple[FloatArray, BoolArray]:
         """Return the summed price of architectures and whether any of their blocks is a guess, each ``[n]``.
@@ -86,6 +90,32 @@ class BlockPrices:
         prices = np.array([raw["prices"][key] for key in keys], dtype=np.float64)
         fallback = np.array(raw["fallback"], dtype=np.float64)
         return cls(keys, prices, float(raw["overhead"]), fallback, float(raw["strength"]))
+
+
+def bounds(asked: FloatArray, physical: FloatArray, prices: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return between which prices blocks must lie for more work never to cost less, each ``[m]``.
+
+    Args:
+        asked: Physical features of the blocks, ``[m, features]``.
+        physical: Those of priced blocks, ``[k, features]``.
+        prices: Their prices, ``[k]``.
+    """
+    low, high = np.zeros(len(asked)), np.full(len(asked), np.inf)
+    for i, row in enumerate(asked):
+        smaller, larger = np.all(physical <= row, axis=1), np.all(physical >= row, axis=1)
+        low[i] = prices[smaller].max(initial=0.0)
+        high[i] = prices[larger].min(initial=np.inf)
+    return low, high
+
+
+def monotone(physical: FloatArray, prices: FloatArray) -> FloatArray:
+    """Return prices ``[k]`` that never fall where every physical feature ``[k, features]`` grows.
+
+    They lie halfway between the dearest of the smaller blocks and the cheapest of the larger ones, each block itself among
+    both; prices that are monotone already stay.
+    """
+    low, high = bounds(physical, physical, prices)
+    return (low + high) / 2.0
 
 
 def kernel_prices(rows: Sequence[LatencyRow], extractor: FeatureExtractor, ids: Ids) -> tuple[dict[int, float], float]:
@@ -185,7 +215,7 @@ def fit_prices(rows: Sequence[LatencyRow], extractor: FeatureExtractor, weights:
     counts, root = _counts(ids, columns), np.sqrt(weights)
     strength = _choose_strength(counts, prior, overhead, y, root)
     factors = _fit(counts, prior, overhead, y, root, strength)
-    prices = factors[:-1] * prior
+    prices = monotone(physical[present], factors[:-1] * prior)
     fallback = fit_fallback(physical[present], prices)
     keys = tuple(extractor.indexer.keys[key] for key in present)
     return BlockPrices(keys, prices, float(factors[-1]), fallback, strength)

@@ -10,7 +10,7 @@ import numpy as np
 from hwnas.errors import TableError
 from hwnas.latency import model_files
 from hwnas.latency.conformal import Conformal
-from hwnas.latency.crossfit import cross_fit
+from hwnas.latency.crossfit import cross_fit, spread_of
 from hwnas.latency.features import FeatureExtractor
 from hwnas.latency.predictor import Domain, LatencyPredictor, facts_of, fit_tails, rows_to_fit
 from hwnas.latency.regressor import Inputs, Regressor, inputs_of
@@ -30,11 +30,11 @@ class LatencyModel(LatencyPredictor):
 
     Attributes:
         full: The predictor.
-        folds: Predictors fitted without one fold each; their disagreement is the local spread.
+        jury: Predictors fitted without two folds each; their disagreement is the local spread.
     """
 
     full: Regressor
-    folds: tuple[Regressor, ...]
+    jury: tuple[Regressor, ...]
 
     @classmethod
     def fit(
@@ -63,12 +63,10 @@ class LatencyModel(LatencyPredictor):
         fitted = cross_fit(rows, extractor, seed, use_lut)
         inputs, y = inputs_of(rows, extractor), latencies_of(rows)
         residuals = np.log(y / fitted.out_of_fold)
-        spread = _spread(fitted.folds, extractor, inputs)
         facts = {
             **facts_of(table, rows),
             "seed": seed,
             "use_lut": use_lut,
-            "monotone": fitted.monotone,
             "out_of_fold_mape": float(np.mean(np.abs(fitted.out_of_fold / y - 1.0))),
         }
         return cls(
@@ -77,18 +75,18 @@ class LatencyModel(LatencyPredictor):
             space=space,
             extractor=extractor,
             full=fitted.full,
-            folds=fitted.folds,
-            conformal=Conformal.fit(residuals, spread, coverage),
+            jury=fitted.jury,
+            conformal=Conformal.fit(residuals, fitted.spread, coverage),
             tails=fit_tails(rows, coverage),
             domain=Domain.of(inputs.F),
             facts=facts,
         )
 
     def predict_median(self, X: IntArray) -> tuple[FloatArray, FloatArray, BoolArray]:
-        """See :meth:`LatencyPredictor.predict_median`; the spread is that of the folds' predictors."""
+        """See :meth:`LatencyPredictor.predict_median`; the spread is that of the jury."""
         inputs = self._inputs(X)
         value, outside = self._medians(inputs)
-        return value, _spread(self.folds, self.extractor, inputs), outside
+        return value, spread_of(self.jury, self.extractor, inputs), outside
 
     def medians(self, X: IntArray) -> tuple[FloatArray, BoolArray]:
         """Return what :meth:`predict_median` does, without the spread, which costs several times as much."""
@@ -113,7 +111,7 @@ class LatencyModel(LatencyPredictor):
 
     def save(self, folder: Path) -> None:
         """Write ``model.json`` and one ``.ubj`` file per booster."""
-        model_files.save(folder, self.description(), self.full, self.folds)
+        model_files.save(folder, self.description(), self.full, self.jury)
 
     @classmethod
     def load(
@@ -133,13 +131,8 @@ class LatencyModel(LatencyPredictor):
         kind, content = model_files.read_description(folder)
         if kind != "measured":
             raise TableError(f"the latency model in {folder} is {kind}, not measured at length.")
-        full, folds = model_files.load_regressors(folder, content)
-        model = cls(**model_files.common_of(content, folder, space), full=full, folds=folds)
+        full, jury = model_files.load_regressors(folder, content)
+        model = cls(**model_files.common_of(content, folder, space), full=full, jury=jury)
         if fingerprint is not None:
             model.require(fingerprint)
         return model
-
-
-def _spread(folds: tuple[Regressor, ...], extractor: FeatureExtractor, inputs: Inputs) -> FloatArray:
-    logs = [np.log(regressor.predict(extractor, inputs)[0]) for regressor in folds]
-    return np.asarray(np.std(logs, axis=0), dtype=np.float64)

@@ -24,8 +24,8 @@ from hwnas.targets import Fingerprint, Target
 SCHEMA = 1
 """Version of the files."""
 
-Kind = Literal["measured", "transferred"]
-"""Fitted on the target's own networks, or transferred from models of other targets."""
+Kind = Literal["measured", "transferred", "kernels"]
+"""Fitted on the target's own networks, transferred from models of other targets, or prices of kernels."""
 
 MODEL_FILE = "model.json"
 _MEND = "Fit it again from its table: hwnas fit."
@@ -43,28 +43,25 @@ def explain(folder: Path) -> Iterator[None]:
 
 
 def _booster_name(index: int) -> str:
-    return "residual.ubj" if index == 0 else f"residual-fold{index}.ubj"
+    return "residual.ubj" if index == 0 else f"residual-jury{index}.ubj"
 
 
-def _regressor_dict(regressor: Regressor, file: str, sha256: str) -> dict[str, Any]:
+def _regressor_dict(regressor: Regressor, file: dict[str, str]) -> dict[str, Any]:
     base = regressor.base
     return {
         "coefficients": base.coefficients.tolist(),
         "lut": base.prices.as_dict() if base.prices is not None else None,
         "lut_weight": base.lut_weight,
         "shrink": regressor.shrink,
-        "booster": file,
-        "sha256": sha256,
+        **file,
     }
 
 
-def save(folder: Path, content: dict[str, Any], full: Regressor, folds: tuple[Regressor, ...]) -> None:
+def save(folder: Path, content: dict[str, Any], full: Regressor, jury: tuple[Regressor, ...]) -> None:
     """Write the files of a measured model: boosters first, so that an interrupted save is no model."""
     entries = []
-    for index, regressor in enumerate((full, *folds)):
-        path = folder / _booster_name(index)
-        write_bytes(path, bytes(regressor.booster.save_raw("ubj")))
-        entries.append(_regressor_dict(regressor, path.name, sha256_file(path)))
+    for index, regressor in enumerate((full, *jury)):
+        entries.append(_regressor_dict(regressor, save_booster(regressor.booster, folder / _booster_name(index))))
     write_description(folder, "measured", {**content, "regressors": entries})
 
 
@@ -73,7 +70,12 @@ def write_description(folder: Path, kind: Kind, content: dict[str, Any]) -> None
     write_json(folder / MODEL_FILE, {"schema": SCHEMA, "kind": kind, **content})
 
 
-def _load_regressor(folder: Path, entry: dict[str, Any]) -> Regressor:
+def load_booster(folder: Path, entry: dict[str, Any]) -> xgb.Booster:
+    """Read the booster that ``entry`` names in ``booster`` and ``sha256``.
+
+    Raises:
+        TableError: It is absent, damaged or another one.
+    """
     path = folder / entry["booster"]
     if Path(entry["booster"]).name != entry["booster"]:
         raise TableError(f"{folder / MODEL_FILE} names a file outside its folder ({entry['booster']!r}).")
@@ -82,7 +84,21 @@ def _load_regressor(folder: Path, entry: dict[str, Any]) -> Regressor:
     if sha256_file(path) != entry["sha256"]:
         raise TableError(f"{path} is damaged or belongs to another model (its digest differs). {_MEND}")
     booster = xgb.Booster({"nthread": THREADS})
-    booster.load_model(bytearray(path.read_bytes()))
+    try:
+        booster.load_model(bytearray(path.read_bytes()))
+    except xgb.core.XGBoostError as error:
+        raise TableError(f"{path} cannot be read ({str(error).splitlines()[0]}). {_MEND}") from error
+    return booster
+
+
+def save_booster(booster: xgb.Booster, path: Path) -> dict[str, str]:
+    """Write a booster; return what :func:`load_booster` needs to read it."""
+    write_bytes(path, bytes(booster.save_raw("ubj")))
+    return {"booster": path.name, "sha256": sha256_file(path)}
+
+
+def _load_regressor(folder: Path, entry: dict[str, Any]) -> Regressor:
+    booster = load_booster(folder, entry)
     prices = BlockPrices.from_dict(entry["lut"]) if entry["lut"] is not None else None
     base = Base(np.asarray(entry["coefficients"], dtype=np.float64), prices, float(entry["lut_weight"]))
     return Regressor(base, booster, float(entry["shrink"]))
@@ -114,12 +130,9 @@ def load_regressors(folder: Path, content: dict[str, Any]) -> tuple[Regressor, t
     Raises:
         TableError: A file is absent or damaged.
     """
-    try:
-        with explain(folder):
-            regressors = [_load_regressor(folder, entry) for entry in content["regressors"]]
-            return regressors[0], tuple(regressors[1:])
-    except xgb.core.XGBoostError as error:
-        raise TableError(f"a booster of {folder} cannot be read ({str(error).splitlines()[0]}). {_MEND}") from error
+    with explain(folder):
+        regressors = [_load_regressor(folder, entry) for entry in content["regressors"]]
+        return regressors[0], tuple(regressors[1:])
 
 
 def common_of(content: dict[str, Any], folder: Path, space: SearchSpace[Architecture] | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import KERNEL_RUNS, Networks
 from hwnas.latency.protocol import Protocol
 from hwnas.latency.resident import WARM_UP
-from hwnas.latency.sampling import plan_networks
+from hwnas.latency.sampling import extremes_of, plan_draws, plan_networks
 from hwnas.latency.transferred import names_of, plan_anchors, tables_of
 from hwnas.spaces.base import Architecture, IntArray, SearchSpace
 from hwnas.targets import Fingerprint, Target
@@ -28,6 +28,7 @@ _FEWEST_ROUNDS = 5
 _FEWEST_TRAIN = 20
 _FEWEST_HELD_OUT = 5
 _FEWEST_KERNELS = 24
+_PROBED = 8
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ProfilePlan:
         held_out: Encodings to judge by, ``[m, n_genes]``.
         n_kernels: How many of ``train`` (the first ones) are also profiled by kernel.
         protocol: The measuring protocol.
-        estimated_minutes: How long it will take, from a probe of the smallest and the largest network.
+        estimated_minutes: How long it will take, from a probe of a few networks.
         notes: What was cut to keep ``budget_minutes``, as sentences.
         coverage: Share of block keys that the measured networks hold.
     """
@@ -98,12 +99,11 @@ class Cost:
         return (networks * (self.setup_s + rounds * self.burst_s) + kernels * self.kernels_s) / 60.0
 
 
-def probe_cost(session: Any, networks: Networks, protocol: Protocol) -> Cost:
-    """Build, load and run the smallest and the largest network once, and say what one in between will cost."""
-    space = networks.space
+def probe_cost(session: Any, networks: Networks, protocol: Protocol, X: IntArray) -> Cost:
+    """Build, load and run the networks ``X [n, n_genes]`` once, and say what one in between will cost."""
     setups, latencies = [], []
-    for architecture in (space.smallest, space.largest):
-        item = networks.item(space.encode(architecture))
+    for encoding in X:
+        item = networks.item(encoding)
         start = time.monotonic()
         handle = session.load(item.obtain(), networks.target).handle
         setups.append(time.monotonic() - start)
@@ -205,13 +205,17 @@ def obtain_plan(
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RunFolderError(f"{path} is damaged ({error!r}). Delete {folder} to profile anew.") from error
     size = section.networks, section.held_out, section.seed
+    probed = extremes_of(networks.space)
     if sources:
         sampled = plan_anchors(networks.space, sources, *size)
         kernels = len(sampled.train)
-    else:
+    elif networks.space.compositional:
         sampled = plan_networks(networks.space, *size)
         kernels = min(len(sampled.train), max(sampled.n_covering, _FEWEST_KERNELS))
+    else:
+        sampled = plan_draws(networks.space, *size)
+        kernels, probed = 0, sampled.train[:_PROBED]
     plan = ProfilePlan(sampled.train, sampled.held_out, kernels, protocol, 0.0, (), sampled.coverage)
-    plan = fit_budget(plan, probe_cost(session, networks, protocol), section.budget_minutes)
+    plan = fit_budget(plan, probe_cost(session, networks, protocol, probed), section.budget_minutes)
     write_json(path, {"identity": identity, "plan": plan.as_dict(), "names": names_of(sources)})
     return plan

@@ -63,6 +63,23 @@ def plan_networks(space: SearchSpace[Architecture], count: int, held_out: int, s
     return SamplingPlan(train, judges, 2 + len(covering), share)
 
 
+def plan_draws(space: SearchSpace[Architecture], count: int, held_out: int, seed: int) -> SamplingPlan:
+    """Draw networks to measure at random: of a space whose networks share no blocks, none says more than another.
+
+    Args:
+        space: The space.
+        count: Networks to fit on.
+        held_out: Networks to judge by; they depend on space and seed only.
+        seed: Seed of everything.
+
+    Raises:
+        SpaceError: The space has too few architectures.
+    """
+    judges = draw(space, np.random.default_rng([seed, 1]), held_out, [])
+    train = draw(space, np.random.default_rng([seed, 2]), count, list(judges))
+    return SamplingPlan(train, judges, 0, 1.0)
+
+
 def covered_share(extractor: FeatureExtractor, ids: Ids) -> float:
     """Return the share of the block keys met so far that ``ids [n, positions]`` hold."""
     return float(np.sum(np.unique(ids) != ABSENT)) / max(len(extractor.indexer.keys), 1)

@@ -172,6 +172,36 @@ def find_table(
     return None
 
 
+def require_kernel_table(target: Target, fingerprint: Fingerprint) -> StoredTable:
+    """Return the first table of this target and machine from which a model of kernels was made.
+
+    Raises:
+        TableError: There is none; the message says how to make one.
+    """
+    tables, _ = list_tables()
+    wanted = (target.runtime, target.precision, target.threads, target.batch)
+    others = set()
+    for stored in tables:
+        own = stored.header.target
+        if (own.runtime, own.precision, own.threads, own.batch) != wanted or not _prices_kernels(stored):
+            continue
+        if not stored.header.fingerprint.differences(fingerprint):
+            return stored
+        others.add(str(own))
+    known = f" There are some of other machines: {', '.join(sorted(others))}." if others else ""
+    raise TableError(
+        f"no kernel model of {target} on this machine, which model files are predicted by.{known} "
+        f"Make it: hwnas profile --kernels --target {target}"
+    )
+
+
+def _prices_kernels(stored: StoredTable) -> bool:
+    try:
+        return stored.has_model and read_description(stored.model_folder)[0] == "kernels"
+    except TableError:
+        return False
+
+
 def _unusable_model(stored: StoredTable) -> str | None:
     if not stored.has_model:
         return "it has no model; say: hwnas fit FOLDER"

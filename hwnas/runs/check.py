@@ -18,7 +18,7 @@ from hwnas.latency.networks import Networks
 from hwnas.latency.profile_plan import probe_cost
 from hwnas.latency.profiling import protocol_of
 from hwnas.latency.protocol import Protocol
-from hwnas.latency.sampling import plan_networks
+from hwnas.latency.sampling import extremes_of, plan_networks
 from hwnas.runs.folder import table_folder
 from hwnas.runs.session import Run
 from hwnas.runs.shortlist import SHORTLIST
@@ -89,7 +89,7 @@ def _measure_three(run: Run, target: Target, X: IntArray) -> tuple[list[Measurem
         items = [networks.item(row) for row in X]
         found = measure_networks(session, target, items, Protocol(rounds=_ROUNDS), Journal(Path(name) / "j.jsonl"))
         plan = plan_networks(run.space, section.networks, section.held_out, section.seed)
-        cost = probe_cost(session, networks, protocol_of(section))
+        cost = probe_cost(session, networks, protocol_of(section), extremes_of(run.space))
         minutes = cost.minutes(len(plan.train) + len(plan.held_out), section.rounds, plan.n_covering)
     return found, min(minutes, section.budget_minutes or minutes)
 

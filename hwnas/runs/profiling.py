@@ -14,13 +14,15 @@ import numpy as np
 from hwnas.config import ProfileSection
 from hwnas.errors import RunFolderError, TableError
 from hwnas.files import write_json
+from hwnas.kernels.predictor import KernelPredictor
+from hwnas.kernels.predictor import compare as kernel_scores
 from hwnas.latency.evaluation import Scores, compare, evaluate
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import fingerprint_on
-from hwnas.latency.predictor import LatencyPredictor
+from hwnas.latency.predictor import LatencyPredictor, Prediction
 from hwnas.latency.profile_plan import PLAN_FILE
 from hwnas.latency.profiling import MODEL_FOLDER, SOURCES, TABLE_FILE, ProfileReport, profile_target
-from hwnas.latency.rows import encodings_of, latencies_of
+from hwnas.latency.rows import LatencyRow, encodings_of, latencies_of
 from hwnas.latency.store import find_table, read_header
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.transferred import TransferredModel, load_model, load_sources, save_sources
@@ -113,6 +115,8 @@ def fit_folder(
         TableError: The table is damaged, of another space, or too small.
     """
     table = LatencyTable.load(folder / TABLE_FILE)
+    if not space.compositional:
+        return _fit_kernels(folder, table, space, seed, coverage, notes)
     sources = sources_of(folder, table, space)
     model: LatencyPredictor
     if sources:
@@ -122,9 +126,26 @@ def fit_folder(
     model.save(folder / MODEL_FOLDER)
     held_out = table.measured("held_out")
     curve = transfer_curve(table, space, sources, coverage) if sources and held_out else {}
+    names = tuple(model.facts.get("sources", ()))
     scores = compare(table, model, space, seed) if held_out else {}
+    fitted = Fitted(folder, table.target, scores, len(table.measured()), notes, names, curve)
+    _write_evaluation(fitted, table.measured(), model.predict(encodings_of(table.measured())), model.unit)
+    return fitted
+
+
+def _fit_kernels(
+    folder: Path, table: LatencyTable, space: SearchSpace[Any], seed: int, coverage: float, notes: tuple[str, ...]
+) -> Fitted:
+    predictor = KernelPredictor.fit(table, space, seed=seed, coverage=coverage)
+    predictor.save(folder / MODEL_FOLDER)
     rows = table.measured()
-    prediction = model.predict(encodings_of(rows))
+    scores = kernel_scores(predictor, table, space) if table.measured("held_out") else {}
+    fitted = Fitted(folder, table.target, scores, len(rows), notes)
+    _write_evaluation(fitted, rows, predictor.predict_rows(rows, space), predictor.unit)
+    return fitted
+
+
+def _write_evaluation(fitted: Fitted, rows: Sequence[LatencyRow], prediction: Prediction, unit: str) -> None:
     points = [
         {
             "id": row.key,
@@ -136,20 +157,18 @@ def fit_folder(
         }
         for i, (row, measured) in enumerate(zip(rows, latencies_of(rows), strict=True))
     ]
-    named = {name: _plain(value) for name, value in scores.items()}
+    named = {name: _plain(value) for name, value in fitted.scores.items()}
     write_json(
-        folder / EVALUATION,
+        fitted.folder / EVALUATION,
         {
             "metrics": named.pop("model", {}),
             "baselines": named,
             "points": points,
-            "unit": model.unit,
-            "sources": model.facts.get("sources", []),
-            "curve": {count: _plain(value) for count, value in curve.items()},
+            "unit": unit,
+            "sources": list(fitted.sources),
+            "curve": {count: _plain(value) for count, value in fitted.curve.items()},
         },
     )
-    names = tuple(model.facts.get("sources", ()))
-    return Fitted(folder, table.target, scores, len(table.measured()), notes, names, curve)
 
 
 def sources_of(folder: Path, table: LatencyTable, space: SearchSpace[Any]) -> tuple[LatencyModel, ...]:

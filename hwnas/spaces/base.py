@@ -49,6 +49,8 @@ class SearchSpace(ABC, Generic[ArchitectureT]):
     """
 
     name: str
+    compositional: bool = True
+    """Whether networks are made of blocks that recur, so that a lookup table of blocks makes sense."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-OPS = ("input", "conv", "relu", "hswish", "hsigmoid", "global_pool", "flatten", "linear", "add", "mul", "max_pool")
-"""Operations a layer graph may hold."""
+OPS = (
+    *("input", "conv", "linear", "batch_norm", "relu", "hswish", "hsigmoid", "sigmoid", "swish", "add", "mul"),
+    *("max_pool", "avg_pool", "global_pool", "flatten", "concat", "slice", "shuffle"),
+)
+"""Operations a layer graph may hold. ``batch_norm`` is one that no convolution can take in; ``shuffle`` interleaves channels
+of ``groups`` groups (Zhang et al., "ShuffleNet", 2018), ``slice`` takes the channels from ``start`` on."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,10 @@ class Layer:
         block: Name of the block it belongs to.
         kernel: Side of a convolution's or pool's window.
         stride: Stride of a convolution or pool.
-        groups: Groups of a convolution.
+        groups: Groups of a convolution or shuffle.
         in_channels: Channels (features) read by a convolution or linear layer.
         bias: Whether a convolution or linear layer has a bias (folded batch normalisation counts).
+        start: First channel of a slice.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Layer:
     groups: int = 1
     in_channels: int = 0
     bias: bool = True
+    start: int = 0
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
@@ -47,8 +53,8 @@ class Layer:
 
     @property
     def padding(self) -> int:
-        """Symmetric padding of a convolution or pool."""
-        return self.kernel // 2
+        """Symmetric padding of a convolution or pool; none for windows of 2."""
+        return (self.kernel - 1) // 2
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -62,6 +68,8 @@ class Layer:
     @property
     def parameters(self) -> int:
         """Number of weights and biases."""
+        if self.op == "batch_norm":
+            return 2 * self.shape[0]
         if not self.weight_shape:
             return 0
         return _product(self.weight_shape) + (self.shape[0] if self.bias else 0)

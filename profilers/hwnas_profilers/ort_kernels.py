@@ -19,7 +19,7 @@ from hwnas_profilers.runtimes.base import Kernel
 
 LAYOUT_OPS = ("ReorderOutput", "ReorderInput", "Transpose")
 _FEEDING_OPS = ("DequantizeLinear", "Cast", "Constant")
-_SUFFIX = re.compile(r"(_token_\d+|_nchwc|_nhwc|_out0)$")
+_SUFFIX = re.compile(r"(_token_\d+|_nchwc|_nhwc|_out0|_bn|/QuickGeluFusion/)$")
 
 
 def read_profile(path: Path) -> List[Tuple[str, str, float]]:

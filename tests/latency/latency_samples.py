@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.latency.features import block_features
+from hwnas.latency.features import PHYSICAL, block_features
 from hwnas.latency.protocol import Protocol
 from hwnas.latency.rows import LatencyRow
 from hwnas.latency.table import LatencyTable, TableHeader
@@ -18,7 +18,7 @@ SMALL_STAGES = [
     {"channels": 16, "stride": 2, "activation": "relu", "se": False},
     {"channels": 32, "stride": 2, "activation": "hswish", "se": True},
 ]
-RATES = np.array([2e-7, 9e-7, 7e-7, 6e-7, 3e-7, 4e-7, 1e-7, 4e-8, 2e-7, 4e-3, 3e-3, 5e-3, 0.0, 0.0])
+RATES = np.array([2e-7, 4e-7, 3e-7, 4e-7, 6e-6, 3e-6, 3e-6, 1e-7, 4e-8, 2e-7, 4e-3, 3e-3, 5e-3, 0.0, 0.0])
 """Milliseconds per unit of each physical feature: an invented device."""
 
 
@@ -46,7 +46,7 @@ def block_times(
     times = {}
     for name, members in layers.items():
         features = block_features(tuple(members), "fp32")  # type: ignore[arg-type]
-        times[name] = float(features @ rates) * (1.0 + 0.3 * np.tanh(features[8] / 2e5))
+        times[name] = float(features @ rates) * (1.0 + 0.3 * np.tanh(features[PHYSICAL.index("weight_bytes")] / 2e5))
     return times
 
 
