@@ -143,6 +143,8 @@ def profile(
         raise ConfigError(
             f"--kernels measures random networks, not those of --space {space}: leave one of the two out."
         )
+    if kernels:
+        _check_kernel_target(wanted)
     sizes = KERNEL_SIZES if kernels else REFRESH_SIZES if refresh else ()
     resolved, section = _space_and_profile(KERNEL_SPACE if kernels else space, (*sizes, *overrides))
     if budget_minutes is not None:
@@ -155,6 +157,16 @@ def profile(
 
     folder = output or user_root() / folder_name(wanted, resolved)
     return profile_folder(wanted, resolved, section, folder, find_device(wanted.device))
+
+
+def _check_kernel_target(target: Target) -> None:
+    from hwnas.kernels.fusion import FUSIONS
+
+    if target.runtime not in FUSIONS or target.precision != "fp32":
+        raise ConfigError(
+            f"kernels of {target} cannot be told from a file yet, only those of {', '.join(FUSIONS)} in fp32. "
+            f"Measure a model file with: hwnas measure FILE --target {target}"
+        )
 
 
 def _refresh(target: Target, space: SearchSpace[Any], section: ProfileSection, output: Path | None) -> Fitted:
@@ -310,6 +322,7 @@ def predict(
         raise ConfigError("give either ONNX files or architectures of a space, not both at once.")
     here = fingerprint_on(find_device(wanted.device), wanted)
     if files:
+        _check_kernel_target(wanted)
         return _predict_files([Path(file) for file in files], wanted, here, folder)
     if folder is not None:
         model: LatencyPredictor = load_model(Path(folder) / MODEL_FOLDER, fingerprint=here)

@@ -31,9 +31,11 @@ KINDS = (
     "norm",
     "reduce",
     "copy",
+    "reorder",
     "other",
 )
-"""Kinds of kernels. ``elementwise`` reads one tensor, ``copy`` moves data, ``other`` is what has no kind of its own."""
+"""Kinds of kernels. ``elementwise`` reads one tensor, ``copy`` moves data, ``reorder`` changes a layout that only the runtime
+knows, ``other`` is what has no kind of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class Kernel:
         groups: Groups of a convolution.
         epilogue: Element-wise operations fused behind it.
         name: What the network calls it; not part of its price.
+        nodes: The nodes of the network's file that it computes; not part of its price.
     """
 
     kind: str
@@ -71,6 +74,7 @@ class Kernel:
     groups: int = 1
     epilogue: int = 0
     name: str = ""
+    nodes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -135,7 +139,7 @@ class Kernel:
         return replace(self, epilogue=self.epilogue + 1)
 
 
-COLUMNS = tuple(field.name for field in fields(Kernel) if field.name not in ("kind", "name"))
+COLUMNS = tuple(field.name for field in fields(Kernel) if field.name not in ("kind", "name", "nodes"))
 """Columns of :attr:`KernelBatch.values`."""
 
 

@@ -196,6 +196,7 @@ class KernelModel:
         return {
             "constant": physical.constant,
             "near": physical.near,
+            "fine": physical.fine,
             "prices": physical.table.tolist(),
             "shrink": self.shrink,
             "conformal": vars(self.conformal),
@@ -207,7 +208,7 @@ class KernelModel:
     def from_dict(cls, raw: dict[str, Any], booster: xgb.Booster) -> KernelModel:
         """Read what :meth:`as_dict` wrote, with its trees."""
         table = np.array(raw["prices"], dtype=np.float64).reshape(len(CLASSES), len(TERMS))
-        physical = PhysicalPrices(float(raw["constant"]), table, float(raw["near"]))
+        physical = PhysicalPrices(float(raw["constant"]), table, float(raw["near"]), bool(raw["fine"]))
         largest = np.array(raw["largest"], dtype=np.float64).reshape(len(CLASSES), len(_WORK))
         prices = KernelPrices(physical, booster)
         return cls(prices, float(raw["shrink"]), Conformal(**raw["conformal"]), Domain(largest), raw["facts"])

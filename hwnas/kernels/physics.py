@@ -27,11 +27,13 @@ TERMS = (
     "bound64",
     "far_read",
     "far_written",
+    "cold_weights",
+    "cold_traffic",
     "epilogue",
 )
 """Columns of :func:`terms`."""
 
-NEAR = (2**16, 2**17, 2**18, 2**19, 2**20)
+NEAR = tuple(2**exponent for exponent in range(16, 23))
 """Sizes, in elements, that a device's near memory may have: a kernel with more to read or write pays for its work anew."""
 
 WINDOWS = {"conv": 1, "conv3": 9, "conv5": 25, "conv_large": np.inf}
@@ -39,18 +41,19 @@ WINDOWS = {"conv": 1, "conv3": 9, "conv5": 25, "conv_large": np.inf}
 
 CLASSES = (
     *KINDS,
-    *(f"{name}{shape}" for name in WINDOWS for shape in ("", "_thin", "_odd") if name + shape != "conv"),
-    "depthwise_odd",
-    "grouped",
-    "grouped_odd",
+    *("conv3", "conv5", "conv_large", "grouped"),
+    *(f"{name}{shape}" for name in WINDOWS for shape in ("_thin", "_odd")),
+    *("depthwise_odd", "grouped_odd"),
 )
-"""Classes with prices of their own: the kinds, and convolutions by window, grouping and channels.
+"""Classes with prices of their own: the kinds, and convolutions (``conv``: 1 x 1) by window and grouping.
 
-``thin`` reads fewer than 16 channels, ``odd`` numbers of channels that are no multiples of 4 (16 per group, where there are
-groups): runtimes compute those by other code.
+The last ten are told apart only where there are kernels enough: ``thin`` reads fewer than 16 channels, ``odd`` numbers of
+channels that are no multiples of 4 (16 per group, where there are groups); runtimes compute those by other code.
 """
 
 _BLOCK = 16
+_COLD = 2.0
+"""Near memories that a network must exceed to find its data gone when it runs again."""
 _BALANCES = (4.0, 16.0, 64.0)
 """Multiply-accumulates in the time of one element of traffic, where a kernel may turn from one bound to the other."""
 
@@ -84,8 +87,8 @@ def _padded(channels: FloatArray, width: int) -> FloatArray:
     return np.asarray(np.ceil(channels / width) * width / channels)
 
 
-def classes(batch: KernelBatch) -> IntArray:
-    """Return the class of each kernel as an index into :data:`CLASSES`, ``[kernels]``."""
+def classes(batch: KernelBatch, fine: bool = False) -> IntArray:
+    """Return the class of each kernel as an index into :data:`CLASSES`, ``[kernels]``; the last ten only if ``fine``."""
     found = batch.kinds.copy()
     window, channels, groups = batch["window"], batch["in_channels"], batch["groups"]
     conv = batch.kinds == KINDS.index("conv")
@@ -93,15 +96,27 @@ def classes(batch: KernelBatch) -> IntArray:
     for name, high in WINDOWS.items():
         own = conv & (window > low) & (window <= high)
         found[own] = CLASSES.index(name)
+        low = high
+        if not fine:
+            continue
         found[own & (channels % 4 != 0)] = CLASSES.index(f"{name}_odd")
         found[own & (channels < _BLOCK)] = CLASSES.index(f"{name}_thin")
-        low = high
-    found[(batch.kinds == KINDS.index("depthwise")) & (channels % 4 != 0)] = CLASSES.index("depthwise_odd")
+    if fine:
+        found[(batch.kinds == KINDS.index("depthwise")) & (channels % 4 != 0)] = CLASSES.index("depthwise_odd")
     grouped = conv & (groups > 1)
     found[grouped] = CLASSES.index("grouped")
-    uneven = (channels / groups % _BLOCK != 0) | (batch["out_channels"] / groups % _BLOCK != 0)
-    found[grouped & uneven] = CLASSES.index("grouped_odd")
+    if fine:
+        uneven = (channels / groups % _BLOCK != 0) | (batch["out_channels"] / groups % _BLOCK != 0)
+        found[grouped & uneven] = CLASSES.index("grouped_odd")
     return found
+
+
+def working_set(batch: KernelBatch) -> FloatArray:
+    """Return the elements that the whole network of each kernel touches, ``[kernels]``: its weights and what it writes.
+
+    A network that does not fit into near memory reads its weights anew in every inference.
+    """
+    return np.asarray(batch.sums(batch["weights"] + batch["written"])[batch.owner])
 
 
 def terms(batch: KernelBatch, near: float) -> FloatArray:
@@ -113,6 +128,7 @@ def terms(batch: KernelBatch, near: float) -> FloatArray:
     """
     macs, read, written = batch["macs"], batch["read"], batch["written"]
     traffic = read + written + batch["weights"]
+    cold = _COLD * near < working_set(batch)
     single = batch.kinds == KINDS.index("depthwise")
 
     def padded(width: int) -> FloatArray:
@@ -132,6 +148,8 @@ def terms(batch: KernelBatch, near: float) -> FloatArray:
             *(np.maximum(macs, balance * traffic) for balance in _BALANCES),
             np.where(read > near, macs, 0.0),
             np.where(written > near, macs, 0.0),
+            np.where(cold, batch["weights"], 0.0),
+            np.where(cold, read + written, 0.0),
             batch["epilogue"] * written,
         ]
     )

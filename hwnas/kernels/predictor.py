@@ -37,6 +37,8 @@ SCHEMA: dict[str, Any] = {
 }
 """What must be equal for a saved model to fit."""
 
+_KNOWN = 0.5
+"""Share of the kernels whose times must be known for prices to be learned from them."""
 _MEND = "hwnas profile --kernels with a larger profile.networks"
 
 
@@ -93,8 +95,8 @@ class KernelPredictor:
             ConfigError: What the target's runtime fuses is not known.
         """
         rows = rows_to_fit(table, space, FEWEST, _MEND)
-        batch = _batch_of(rows, space, table.target)
-        model = KernelModel.fit(batch, latencies_of(rows), row_weights(rows), seed=seed, coverage=coverage)
+        batch, times = _batch_of(rows, space, table.target), times_of(rows, space, table.target)
+        model = KernelModel.fit(batch, latencies_of(rows), row_weights(rows), times=times, seed=seed, coverage=coverage)
         described = {"name": space.name, "settings": space.settings(), "digest": space.digest}
         return cls(
             target=table.target,
@@ -172,9 +174,27 @@ class KernelPredictor:
         return found
 
 
+def _kernels_of(row: LatencyRow, space: SearchSpace[Architecture], target: Target) -> tuple[Kernel, ...]:
+    graph = space.graph(space.decode(np.array(row.encoding, dtype=np.int64)))
+    return kernels_of_graph(graph, target.runtime, target.batch)
+
+
 def _batch_of(rows: Sequence[LatencyRow], space: SearchSpace[Architecture], target: Target) -> KernelBatch:
-    graphs = [space.graph(space.decode(np.array(row.encoding, dtype=np.int64))) for row in rows]
-    return KernelBatch.of([kernels_of_graph(graph, target.runtime, target.batch) for graph in graphs])
+    return KernelBatch.of([_kernels_of(row, space, target) for row in rows])
+
+
+def times_of(rows: Sequence[LatencyRow], space: SearchSpace[Architecture], target: Target) -> FloatArray | None:
+    """Return the profiled time of every kernel of the rows' networks, ``[kernels]``, NaN where there is none.
+
+    None when too few kernels have one for a model to learn from them.
+    """
+    times = []
+    for row in rows:
+        for kernel in _kernels_of(row, space, target):
+            found = [row.kernels[node] for node in kernel.nodes if node in row.kernels]
+            times.append(sum(found) if found else np.nan)
+    known = np.isfinite(times)
+    return np.array(times) if known.mean() >= _KNOWN else None
 
 
 def compare(predictor: KernelPredictor, table: LatencyTable, space: SearchSpace[Architecture]) -> dict[str, Scores]:

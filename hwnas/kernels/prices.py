@@ -26,11 +26,13 @@ class PhysicalPrices:
         constant: What a network costs beside its kernels.
         table: Price per unit of each term, ``[classes, terms]``; classes that were not measured have the general prices.
         near: Size of the device's near memory in elements, the one of :data:`~hwnas.kernels.physics.NEAR` that fits best.
+        fine: Whether all classes are told apart.
     """
 
     constant: float
     table: FloatArray
     near: float
+    fine: bool = False
 
     @classmethod
     def fit(
@@ -62,18 +64,18 @@ class PhysicalPrices:
 
     @classmethod
     def _fit_times(cls, batch: KernelBatch, times: FloatArray, weights: FloatArray, near: float) -> PhysicalPrices:
-        kind, work, known = classes(batch), terms(batch, near), np.isfinite(times)
+        kind, work, known = classes(batch, True), terms(batch, near), np.isfinite(times)
         general = fit_non_negative(work[known], times[known], weights[known])
         table = np.tile(general, (len(CLASSES), 1))
         for number in range(len(CLASSES)):
             own = known & (kind == number)
             if own.sum() >= _FEWEST:
                 table[number] = fit_non_negative(work[own], times[own], weights[own])
-        return cls(0.0, table, near)
+        return cls(0.0, table, near, True)
 
     def __call__(self, batch: KernelBatch) -> FloatArray:
         """Return the price of every kernel, ``[kernels]``."""
-        price = (terms(batch, self.near) * self.table[classes(batch)]).sum(axis=1)
+        price = (terms(batch, self.near) * self.table[classes(batch, self.fine)]).sum(axis=1)
         return np.asarray(np.maximum(price, _TINY))
 
     def totals(self, batch: KernelBatch) -> FloatArray:

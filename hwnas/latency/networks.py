@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hwnas import registry
+from hwnas.backends.naming import OVERHEAD_OPS, tensor_names
 from hwnas.devices.fingerprint import target_fingerprint
 from hwnas.devices.models import KernelTime
 from hwnas.devices.session import open_session
@@ -77,6 +78,20 @@ def block_kernels(kernels: Sequence[KernelTime], graph: LayerGraph, backend: Any
     return sums
 
 
+def tensor_kernels(kernels: Sequence[KernelTime], graph: LayerGraph) -> dict[str, float]:
+    """Return layer name -> milliseconds of the kernel whose output it makes; ``""`` sums what makes no layer's output.
+
+    A change of layout is ``OPERATION:LAYER``, after the layer whose output it changes.
+    """
+    names = {tensor: layer for layer, tensor in tensor_names(graph).items()}
+    sums: dict[str, float] = {}
+    for kernel in kernels:
+        made = next((names[output] for output in kernel.outputs if output in names), "")
+        key = f"{kernel.op}:{made}" if made and kernel.op in OVERHEAD_OPS else made
+        sums[key] = sums.get(key, 0.0) + float(kernel.ms)
+    return sums
+
+
 class Networks:
     """Encodings of a space as items to measure on a target.
 
@@ -107,13 +122,16 @@ class Networks:
         return MeasureItem(key, build, lambda: shutil.rmtree(place, ignore_errors=True))
 
     def inspector(self, session: Any, keys: set[str]) -> Inspect:
-        """Return a function that asks for the kernels of the networks in ``keys``, by block."""
+        """Return a function that asks for the kernels of the networks in ``keys``, by block; by layer if blocks do not recur."""
 
         def inspect(key: str, handle: str) -> dict[str, Any] | None:
             if key not in keys:
                 return None
             graph = self.space.graph(self.space.decode(self.encodings[key]))
-            return {"kernels": block_kernels(session.kernels(handle, runs=KERNEL_RUNS), graph, self.backend)}
+            found = session.kernels(handle, runs=KERNEL_RUNS)
+            if self.space.compositional:
+                return {"kernels": block_kernels(found, graph, self.backend)}
+            return {"kernels": tensor_kernels(found, graph)}
 
         return inspect
 

@@ -214,7 +214,7 @@ def obtain_plan(
         kernels = min(len(sampled.train), max(sampled.n_covering, _FEWEST_KERNELS))
     else:
         sampled = plan_draws(networks.space, *size)
-        kernels, probed = 0, sampled.train[:_PROBED]
+        kernels, probed = len(sampled.train), sampled.train[:_PROBED]
     plan = ProfilePlan(sampled.train, sampled.held_out, kernels, protocol, 0.0, (), sampled.coverage)
     plan = fit_budget(plan, probe_cost(session, networks, protocol, probed), section.budget_minutes)
     write_json(path, {"identity": identity, "plan": plan.as_dict(), "names": names_of(sources)})

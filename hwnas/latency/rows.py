@@ -51,7 +51,8 @@ class LatencyRow:
         disturbed: What disturbed it.
         halves: Estimates from even and odd rounds.
         load_ms: Time to open the model.
-        kernels: Block name -> kernel milliseconds, with ``""`` for what belongs to no block; empty if not profiled.
+        kernels: Block name (layer name where blocks do not recur) -> kernel milliseconds, with ``""`` for what belongs to
+            none; empty if not profiled.
         failure: ``[kind, detail]`` when it could not be measured.
     """
 

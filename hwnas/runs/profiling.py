@@ -16,19 +16,21 @@ from hwnas.errors import RunFolderError, TableError
 from hwnas.files import write_json
 from hwnas.kernels.predictor import KernelPredictor
 from hwnas.kernels.predictor import compare as kernel_scores
+from hwnas.latency.card import write_card
 from hwnas.latency.evaluation import Scores, compare, evaluate
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import fingerprint_on
 from hwnas.latency.predictor import LatencyPredictor, Prediction
 from hwnas.latency.profile_plan import PLAN_FILE
 from hwnas.latency.profiling import MODEL_FOLDER, SOURCES, TABLE_FILE, ProfileReport, profile_target
-from hwnas.latency.rows import LatencyRow, encodings_of, latencies_of
+from hwnas.latency.rows import encodings_of, latencies_of
 from hwnas.latency.store import find_table, read_header
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.transferred import TransferredModel, load_model, load_sources, save_sources
 from hwnas.progress import progress_bar
 from hwnas.runs.session import Run
 from hwnas.spaces.base import SearchSpace
+from hwnas.spaces.synthetic import SyntheticSpace
 from hwnas.targets import Device, Target
 
 EVALUATION = "evaluation.json"
@@ -107,7 +109,7 @@ def fit_folder(
     coverage: float = 0.9,
     notes: tuple[str, ...] = (),
 ) -> Fitted:
-    """Fit the model of the table in ``folder``, save it beside the table, and evaluate it on the held-out networks.
+    """Fit the model of the table in ``folder``, save it beside the table, evaluate it on the held-out networks, write a card.
 
     The model of a table that was made for a transfer is transferred from what lies in ``model/sources``.
 
@@ -129,7 +131,7 @@ def fit_folder(
     names = tuple(model.facts.get("sources", ()))
     scores = compare(table, model, space, seed) if held_out else {}
     fitted = Fitted(folder, table.target, scores, len(table.measured()), notes, names, curve)
-    _write_evaluation(fitted, table.measured(), model.predict(encodings_of(table.measured())), model.unit)
+    _write_evaluation(fitted, table, model.predict(encodings_of(table.measured())), coverage)
     return fitted
 
 
@@ -141,11 +143,12 @@ def _fit_kernels(
     rows = table.measured()
     scores = kernel_scores(predictor, table, space) if table.measured("held_out") else {}
     fitted = Fitted(folder, table.target, scores, len(rows), notes)
-    _write_evaluation(fitted, rows, predictor.predict_rows(rows, space), predictor.unit)
+    _write_evaluation(fitted, table, predictor.predict_rows(rows, space), coverage)
     return fitted
 
 
-def _write_evaluation(fitted: Fitted, rows: Sequence[LatencyRow], prediction: Prediction, unit: str) -> None:
+def _write_evaluation(fitted: Fitted, table: LatencyTable, prediction: Prediction, coverage: float) -> None:
+    rows = table.measured()
     points = [
         {
             "id": row.key,
@@ -158,15 +161,25 @@ def _write_evaluation(fitted: Fitted, rows: Sequence[LatencyRow], prediction: Pr
         for i, (row, measured) in enumerate(zip(rows, latencies_of(rows), strict=True))
     ]
     named = {name: _plain(value) for name, value in fitted.scores.items()}
+    curve = {count: _plain(value) for count, value in fitted.curve.items()}
+    write_card(
+        fitted.folder,
+        table,
+        named,
+        coverage=coverage,
+        kernels=table.header.space == SyntheticSpace.name,
+        sources=fitted.sources,
+        curve=curve,
+    )
     write_json(
         fitted.folder / EVALUATION,
         {
-            "metrics": named.pop("model", {}),
-            "baselines": named,
+            "metrics": named.get("model", {}),
+            "baselines": {name: value for name, value in named.items() if name != "model"},
             "points": points,
-            "unit": unit,
+            "unit": table.header.unit,
             "sources": list(fitted.sources),
-            "curve": {count: _plain(value) for count, value in fitted.curve.items()},
+            "curve": curve,
         },
     )
 

@@ -12,7 +12,6 @@ from hwnas.spaces.graph import Layer
 
 ACTIVATIONS = ("relu", "relu", "hswish", "swish")
 GATES = ("hsigmoid", "sigmoid")
-_ODD = 0.25
 _WINDOWS = (3, 3, 5, 7)
 
 
@@ -27,6 +26,8 @@ class Draft:
         side: Its side, pixels; 0 once it is flat.
         blocks: Blocks begun.
         activation: Activation of the network, drawn with the first one.
+        product: Channels times side that blocks tend to, as published networks keep it while they halve the side.
+        oddness: Share of layers whose channels are no multiple of 8.
     """
 
     layers: list[Layer]
@@ -35,6 +36,8 @@ class Draft:
     side: int
     blocks: int = 0
     activation: str = ""
+    product: float = 2000.0
+    oddness: float = 0.0
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -67,8 +70,8 @@ class Draft:
         self.blocks += 1
 
     def odd(self, rng: np.random.Generator, channels: float) -> int:
-        """Return channels near a number: mostly a multiple of 8, now and then any."""
-        if rng.random() < _ODD:
+        """Return channels near a number: a multiple of 8, or now and then, in networks that have odd ones, any."""
+        if rng.random() < self.oddness:
             return max(round(channels * rng.uniform(0.8, 1.2)), 4)
         return max(round(channels / 8) * 8, 8)
 
@@ -146,9 +149,11 @@ class Draft:
         return self.add("linear", (features,), in_channels=self.shapes[self.at][0])
 
 
-def _width(draft: Draft, rng: np.random.Generator, low: float = 0.5, high: float = 2.0) -> int:
-    """Return how many channels a block gives, from a share to a multiple of what it reads."""
-    grown = draft.channels * float(np.exp(rng.uniform(np.log(low), np.log(high))))
+def _width(draft: Draft, rng: np.random.Generator, low: float = 0.5, high: float = 2.0, *, of: int = 0) -> int:
+    """Return how many channels a block gives, from a share to a multiple of what it reads (``of``)."""
+    channels = of or draft.channels
+    pull = float(np.clip((draft.product / (channels * max(draft.side, 1))) ** 0.5, 0.6, 2.0))
+    grown = channels * pull * float(np.exp(rng.uniform(np.log(low), np.log(high))))
     return draft.odd(rng, float(np.clip(grown, 8, 2048)))
 
 
@@ -219,7 +224,7 @@ def _inverted(draft: Draft, rng: np.random.Generator) -> None:
         draft.excite(rng)
     channels = draft.shapes[source][0]
     same = stride == 1 and rng.random() < 0.6
-    draft.conv(channels if same else draft.odd(rng, channels * rng.uniform(0.8, 1.8)), 1)
+    draft.conv(channels if same else _width(draft, rng, 0.8, 1.4, of=channels), 1)
     if same:
         draft.join(draft.at, source)
 
@@ -230,7 +235,7 @@ def _fused(draft: Draft, rng: np.random.Generator) -> None:
     draft.conv(draft.odd(rng, draft.channels * float(rng.choice([1, 2, 4]))), 3, stride=stride)
     draft.act(rng)
     channels = draft.shapes[source][0]
-    draft.conv(channels if stride == 1 else _width(draft, rng, 0.3, 1.0), 1)
+    draft.conv(channels if stride == 1 else _width(draft, rng, 0.8, 1.4, of=channels), 1)
     if draft.channels == channels and stride == 1:
         draft.join(draft.at, source)
 

@@ -25,7 +25,11 @@ _FIRST_SEEDS = 12
 """Seeds per family among which the smallest and the largest network are looked for."""
 _STEMS = {1: (1, 3), 2: (3, 5, 7), 4: (4, 7, 11)}
 """Stride of a stem -> windows it may have."""
-_ATTEMPTS = 40
+_ATTEMPTS = 60
+_ODD = 0.3
+"""Share of odd layers in the networks that have any."""
+_PRODUCTS = (700.0, 6000.0)
+"""Channels times side that published networks keep while they halve the side."""
 _SMALLEST = 0.01
 """Smallest share of the most multiply-accumulates that a network may be allowed."""
 
@@ -49,7 +53,7 @@ class SyntheticSettings(BaseModel):
     elements: int = Field(default=3_300_000, ge=1000)
     macs: float = Field(default=4e9, ge=1e6)
     parameters: int = Field(default=40_000_000, ge=1000)
-    blocks: int = Field(default=6, ge=1)
+    blocks: int = Field(default=16, ge=1)
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,8 @@ class SyntheticSpace(SearchSpace[SyntheticArchitecture]):
         most = min(settings.elements, 0.3 * share * settings.macs / (3 * window**2)) / side**2
         channels = float(np.exp(rng.uniform(np.log(8), np.log(np.clip(most, 9, 1024)))))
         draft = Draft.of(3, side * stride)
+        draft.oddness = _ODD if rng.random() < 0.4 else 0.0
+        draft.product = float(np.exp(rng.uniform(*np.log(_PRODUCTS))))
         draft.conv(draft.odd(rng, channels), window, stride=stride)
         draft.act(rng)
         return draft

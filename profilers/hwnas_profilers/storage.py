@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Set
 
 from hwnas_profilers.exclusive import lock_file
 from hwnas_profilers.protocol import Failure
@@ -61,11 +61,13 @@ class Storage:
         os.replace(os.path.join(self._folder.name, "lock.new"), os.path.join(self._folder.name, "lock"))
         self._blobs = Path(self._folder.name) / "blobs"
         self._models = Path(self._folder.name) / "models"
+        self._wanted: Set[str] = set()
         self._blobs.mkdir()
         self._models.mkdir()
 
     def missing(self, digests: Sequence[str]) -> List[str]:
-        """Return the digests that are not here."""
+        """Return the digests that are not here; all of them are kept until the next call, for the model they make up."""
+        self._wanted = set(digests)
         return [digest for digest in digests if not (self._blobs / _plain_name(digest)).exists()]
 
     def put(self, digest: str, data: bytes) -> None:
@@ -92,7 +94,7 @@ class Storage:
         for blob in kept:
             if total <= KEPT_LIMIT_BYTES:
                 return
-            if blob.stat().st_nlink == 1:
+            if blob.stat().st_nlink == 1 and blob.name not in self._wanted:
                 total -= blob.stat().st_size
                 blob.unlink()
 

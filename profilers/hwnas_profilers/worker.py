@@ -128,9 +128,10 @@ class Worker:
 
     def _missing(self, frame: Frame) -> Reply:
         wanted = [str(digest) for digest in frame.header["digests"]]
-        for digest, path in frame.header.get("paths", {}).items():
-            if digest in self._storage.missing([digest]):
-                self._storage.take(digest, path)
+        paths = frame.header.get("paths", {})
+        for digest in self._storage.missing(wanted):
+            if digest in paths:
+                self._storage.take(digest, paths[digest])
         return {"missing": self._storage.missing(wanted)}, []
 
     def _put(self, frame: Frame) -> Reply:

@@ -9,12 +9,15 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from kernels_support import computed
 from onnx import TensorProto, helper
 
 import hwnas
 from hwnas.backends.onnx_graph import build_fp32
 from hwnas.errors import ConfigError, ModelFileError
 from hwnas.kernels.batch import KernelBatch
+from hwnas.kernels.comparing import compare
+from hwnas.kernels.executed import executed_kernels
 from hwnas.kernels.reading import kernels_of_onnx
 from hwnas.testing.trained import example_space
 
@@ -106,15 +109,25 @@ def run_by_onnxruntime(path: Path, folder: Path) -> Counter[str]:
     return Counter(ONNXRUNTIME[node.op_type] for node in nodes if node.op_type not in LAYOUT)
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_layers_go_into_the_same_kernels(models: dict[str, Path], name: str, runtime: str) -> None:
+    kernels = computed(models[name], runtime)
+    found = compare(kernels, executed_kernels(models[name], runtime), models[name])
+    assert found.same, found
+    assert found.predicted == found.executed == found.equal
+    assert set(found.overheads) <= {"ReorderInput", "ReorderOutput", "Reshape", "Flatten", "Reorder"}
+
+
 def kinds_of(path: Path, runtime: str) -> Counter[str]:
-    kernels = kernels_of_onnx(path, runtime)
+    kernels = computed(path, runtime)
     return Counter("conv" if kernel.kind == "depthwise" else kernel.kind for kernel in kernels)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_partition_is_what_onnxruntime_runs(models: dict[str, Path], name: str, tmp_path: Path) -> None:
     assert kinds_of(models[name], "onnxruntime") == run_by_onnxruntime(models[name], tmp_path)
-    kernels = kernels_of_onnx(models[name], "onnxruntime")
+    kernels = computed(models[name], "onnxruntime")
     assert sum(kernel.macs for kernel in kernels) == macs_in_torch(name)
     assert sum(kernel.macs for kernel in kernels) / 1e6 == pytest.approx(MMACS[name], abs=0.06)
 
@@ -146,7 +159,7 @@ def test_fusions_that_look_alike(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_partition_is_what_openvino_runs(models: dict[str, Path], name: str) -> None:
-    kernels = kernels_of_onnx(models[name], "openvino")
+    kernels = computed(models[name], "openvino")
     compiled = openvino.Core().compile_model(str(models[name]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     layers = [layer.get_rt_info()["layerType"].astype(str) for layer in compiled.get_runtime_model().get_ordered_ops()]
     run = Counter(OPENVINO[layer] for layer in layers if layer in OPENVINO)
@@ -160,7 +173,7 @@ def test_files_made_for_profiling_keep_their_work(tmp_path: Path) -> None:
     graph = space.graph(space.largest)
     path = tmp_path / "largest.onnx"
     path.write_bytes(build_fp32(graph, batch=2).SerializeToString())
-    batch = KernelBatch.of([kernels_of_onnx(path, "onnxruntime")])
+    batch = KernelBatch.of([computed(path, "onnxruntime")])
     assert batch["macs"].sum() == 2 * graph.macs
     convolutions = [layer for layer in graph.layers if layer.op == "conv"]
     # A convolution of one position is one too; squeeze-and-excite gates are convolutions here.
@@ -179,7 +192,7 @@ def test_shapes_must_be_fixed(tmp_path: Path) -> None:
     with pytest.raises(
         ModelFileError, match=r"'image' has the shape \[\?, 3, 8, 8\].*Export the model with fixed ones"
     ):
-        kernels_of_onnx(tmp_path / "dynamic.onnx", "onnxruntime")
+        computed(tmp_path / "dynamic.onnx", "onnxruntime")
 
 
 class Flattening(torch.nn.Module):
@@ -215,7 +228,7 @@ def test_shapes_that_a_file_computes(tmp_path: Path, opset: int) -> None:
     for side in model.graph.output[0].type.tensor_type.shape.dim:
         side.Clear()
     path.write_bytes(model.SerializeToString())
-    conv, linear = kernels_of_onnx(path, "onnxruntime")
+    conv, linear = computed(path, "onnxruntime")
     assert (conv.kind, conv.macs, linear.kind, linear.macs) == ("conv", 3 * 64 * 5, "linear", 10)
 
 
@@ -223,9 +236,9 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no model")
     with pytest.raises(ModelFileError, match="shapes cannot be inferred"):
-        kernels_of_onnx(path, "onnxruntime")
+        computed(path, "onnxruntime")
     with pytest.raises(ConfigError, match="known: onnxruntime, openvino"):
-        kernels_of_onnx(path, "tensorrt")
+        computed(path, "tensorrt")
 
 
 def test_an_operation_without_a_kind_of_its_own_is_counted(tmp_path: Path) -> None:
@@ -245,6 +258,16 @@ def test_an_operation_without_a_kind_of_its_own_is_counted(tmp_path: Path) -> No
     )
     path = tmp_path / "cumsum.onnx"
     path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
-    conv, other = kernels_of_onnx(path, "onnxruntime")
+    conv, other = computed(path, "onnxruntime")
     assert (conv.kind, conv.macs) == ("conv", 4 * 3 * 64)
     assert (other.kind, other.read, other.written, other.name) == ("other", 256, 256, "cumsum")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_changes_of_layout_are_told(models: dict[str, Path], name: str) -> None:
+    executed = Counter(kernel.op for kernel in executed_kernels(models[name], "onnxruntime"))
+    kernels = kernels_of_onnx(models[name], "onnxruntime")
+    assert sum(kernel.kind == "reorder" for kernel in kernels) == executed["ReorderInput"] + executed["ReorderOutput"]
+    outputs = [kernel for kernel in kernels if kernel.kind == "reorder" and kernel.nodes]
+    assert len(outputs) == executed["ReorderOutput"]
+    assert all(kernel.read == kernel.written > 0 for kernel in outputs)
