@@ -119,16 +119,17 @@ def working_set(batch: KernelBatch) -> FloatArray:
     return np.asarray(batch.sums(batch["weights"] + batch["written"])[batch.owner])
 
 
-def terms(batch: KernelBatch, near: float) -> FloatArray:
-    """Return what each kernel's price is linear in, ``[kernels, terms]``: counts and elements.
+def terms(batch: KernelBatch, near: float, fine: bool = False) -> FloatArray:
+    """Return what each kernel's price is linear in, ``[kernels, terms]``: counts and elements; ``cold`` ones only if ``fine``.
 
     Args:
         batch: The kernels.
-        near: Size of the near memory in elements, for ``far_read`` and ``far_written``.
+        near: Size of the near memory in elements, for ``far_read``, ``far_written`` and ``cold`` terms.
+        fine: Whether there is evidence enough to tell all terms apart.
     """
     macs, read, written = batch["macs"], batch["read"], batch["written"]
     traffic = read + written + batch["weights"]
-    cold = _COLD * near < working_set(batch)
+    cold = fine & (_COLD * near < working_set(batch))
     single = batch.kinds == KINDS.index("depthwise")
 
     def padded(width: int) -> FloatArray:

@@ -26,7 +26,7 @@ class PhysicalPrices:
         constant: What a network costs beside its kernels.
         table: Price per unit of each term, ``[classes, terms]``; classes that were not measured have the general prices.
         near: Size of the device's near memory in elements, the one of :data:`~hwnas.kernels.physics.NEAR` that fits best.
-        fine: Whether all classes are told apart.
+        fine: Whether all classes are told apart, and what a network too large for near memory pays.
     """
 
     constant: float
@@ -64,7 +64,7 @@ class PhysicalPrices:
 
     @classmethod
     def _fit_times(cls, batch: KernelBatch, times: FloatArray, weights: FloatArray, near: float) -> PhysicalPrices:
-        kind, work, known = classes(batch, True), terms(batch, near), np.isfinite(times)
+        kind, work, known = classes(batch, True), terms(batch, near, True), np.isfinite(times)
         general = fit_non_negative(work[known], times[known], weights[known])
         table = np.tile(general, (len(CLASSES), 1))
         for number in range(len(CLASSES)):
@@ -75,7 +75,7 @@ class PhysicalPrices:
 
     def __call__(self, batch: KernelBatch) -> FloatArray:
         """Return the price of every kernel, ``[kernels]``."""
-        price = (terms(batch, self.near) * self.table[classes(batch, self.fine)]).sum(axis=1)
+        price = (terms(batch, self.near, self.fine) * self.table[classes(batch, self.fine)]).sum(axis=1)
         return np.asarray(np.maximum(price, _TINY))
 
     def totals(self, batch: KernelBatch) -> FloatArray:

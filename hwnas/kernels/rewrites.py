@@ -9,6 +9,9 @@ from typing import Any
 from hwnas.kernels.graph import OnnxGraph
 from hwnas.kernels.shapes import attribute
 
+_NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
+"""Operation -> number with which it changes nothing."""
+
 
 def _reads_only(graph: OnnxGraph, name: str, ops: Sequence[str]) -> bool:
     readers = graph.readers(name)
@@ -80,6 +83,12 @@ def drop_identities(graph: OnnxGraph, single: Sequence[str] = ()) -> None:
             continue
         if node.op_type in ("Identity", "Dropout") or (node.op_type in single and len(node.input) == 1):
             _drop(graph, node)
+            continue
+        kept = _left_alone(graph, node)
+        if kept is not None:
+            graph.replace([part for part in graph.nodes if part is not node])
+            graph.rename({node.output[0]: kept})
+            continue
         before = graph.maker(node.input[0]) if node.op_type == "Transpose" else None
         if before is not None and before.op_type == "Transpose":
             first = graph.order(before)
@@ -88,6 +97,19 @@ def drop_identities(graph: OnnxGraph, single: Sequence[str] = ()) -> None:
                 graph.rename({node.output[0]: before.input[0]})
                 if not graph.is_read(before.output[0]):
                     graph.replace([part for part in graph.nodes if part is not before])
+
+
+def _left_alone(graph: OnnxGraph, node: Any) -> str | None:
+    """Return the tensor to which a node adds nothing, or which it multiplies by one."""
+    neutral = _NEUTRAL.get(node.op_type)
+    inputs = graph.activations(node)
+    if neutral is None or len(node.input) != 2 or len(inputs) != 1:
+        return None
+    place = list(node.input).index(inputs[0])
+    if graph.scalar(node.input[1 - place]) != neutral or (place == 1 and node.op_type in ("Sub", "Div")):
+        return None
+    same = graph.known(inputs[0]) == graph.known(node.output[0])
+    return inputs[0] if same else None
 
 
 def drop_dead(graph: OnnxGraph) -> None:

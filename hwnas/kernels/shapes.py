@@ -17,7 +17,7 @@ from hwnas.errors import ModelFileError
 _ARITHMETIC = {
     *("Constant", "Gather", "Add", "Sub", "Mul", "Div", "Floor", "Cast", "Concat", "Slice", "Squeeze", "Unsqueeze"),
     *("Reshape", "ConstantOfShape", "Equal", "Where", "Range", "Expand", "Neg", "Mod", "Greater", "Less", "Not"),
-    *("And", "Or", "Identity"),
+    *("And", "Or", "Identity", "Transpose", "Ceil", "Clip", "Max", "Min"),
 }
 """Operations that exporters compute shapes and conditions with."""
 

@@ -523,6 +523,16 @@ RULES: dict[str, tuple[str, str, str]] = {
         "g | b | y",
         "g b | y",
     ),
+    "adding nothing and multiplying by one": (
+        f"{CONV} b=Add(zero,a) c=Mul(b,one) y=Relu(c)",
+        "a y",
+        "a y",
+    ),
+    "what is subtracted from nothing": (
+        f"{CONV} b=Sub(zero,a) y=Relu(b)",
+        "a | b | y",
+        "a b y",
+    ),
     "slices of one tensor": (
         f"{CONV} b=Slice(a,cut,middle,axis) c=Slice(a,middle,end,axis) d=Exp(b) e=Sigmoid(c) y=Mul(d,e)",
         "a | b c | d | e | y",
