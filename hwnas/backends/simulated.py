@@ -12,52 +12,13 @@ from hwnas.backends.naming import INPUT, OUTPUT, tensor_names
 from hwnas.backends.synthetic import Weights
 from hwnas.devices.models import ModelFiles
 from hwnas.files import write_json
-from hwnas.spaces.graph import Layer, LayerGraph
-from hwnas_profilers.runtimes.simulated import BYTES_PER_MS, MACS_PER_MS
+from hwnas.spaces.graph import LayerGraph
 
 if TYPE_CHECKING:
     import torch
 
 MODEL = "model.sim.json"
-_FUSED = frozenset({"relu", "hswish", "hsigmoid", "add"})
-"""Operations that join the kernel of the convolution or linear layer before them."""
-_FREE = frozenset({"input", "flatten"})
 FLOAT_BYTES = 4
-
-
-def fuse(graph: LayerGraph) -> list[list[Layer]]:
-    """Return the kernels of a network as groups of layers: what only a convolution's result feeds joins it."""
-    readers: dict[str, int] = {}
-    for layer in graph.layers:
-        for name in layer.inputs:
-            readers[name] = readers.get(name, 0) + 1
-    groups: list[list[Layer]] = []
-    open_groups: dict[str, list[Layer]] = {}
-    for layer in graph.layers:
-        if layer.op in _FREE:
-            continue
-        group = next((open_groups[name] for name in layer.inputs if name in open_groups and readers[name] == 1), None)
-        if layer.op in _FUSED and group is not None:
-            group.append(layer)
-        else:
-            group = [layer]
-            groups.append(group)
-        if group[0].op in ("conv", "linear"):
-            open_groups[layer.name] = group
-    return groups
-
-
-def kernel_cost(group: Sequence[Layer], elements: dict[str, int]) -> tuple[int, int]:
-    """Return (multiply-accumulates, bytes moved) of one kernel in float32 for one image.
-
-    Args:
-        group: Layers of the kernel.
-        elements: Elements of every layer's output.
-    """
-    inside = {layer.name for layer in group}
-    read = sum(elements[name] for layer in group for name in layer.inputs if name not in inside)
-    moved = read + group[-1].elements + sum(layer.parameters for layer in group)
-    return sum(layer.macs for layer in group), FLOAT_BYTES * moved
 
 
 def _tensor(name: str, shape: Sequence[int]) -> dict[str, Any]:
@@ -65,29 +26,26 @@ def _tensor(name: str, shape: Sequence[int]) -> dict[str, Any]:
 
 
 def describe_graph(graph: LayerGraph, batch: int) -> dict[str, Any]:
-    """Return the description of a layer graph: totals, and one entry per kernel with its milliseconds in float32."""
-    elements = {layer.name: layer.elements for layer in graph.layers}
+    """Return the description of a layer graph: its layers; what is fused and how long it takes is the device's affair."""
     names = tensor_names(graph)
-    kernels = []
-    total_bytes = 0
-    for group in fuse(graph):
-        macs, moved = kernel_cost(group, elements)
-        total_bytes += moved
-        kernels.append(
-            {
-                "name": group[-1].name,
-                "op": group[0].op,
-                "ms": macs / MACS_PER_MS["fp32"] + moved / BYTES_PER_MS,
-                "outputs": [names[group[-1].name]],
-                "fused": [layer.name for layer in group],
-            }
-        )
+    layers = [
+        {
+            "name": layer.name,
+            "op": layer.op,
+            "inputs": list(layer.inputs),
+            "output": names[layer.name],
+            "shape": list(layer.shape),
+            "macs": layer.macs,
+            "weights": layer.parameters,
+            "groups": layer.groups,
+        }
+        for layer in graph.layers
+    ]
     return {
         "macs": graph.macs,
-        "bytes": total_bytes,
         "inputs": [_tensor(INPUT, (batch, *graph.input_shape))],
         "outputs": [_tensor(OUTPUT, (batch, *graph.layers[-1].shape))],
-        "kernels": kernels,
+        "layers": layers,
     }
 
 

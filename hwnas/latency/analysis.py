@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hwnas.latency.clocks import COARSE, middle_of, tick_of
 from hwnas.latency.estimation import ESTIMATORS, GroupEstimate, Logs, Shift, choose_estimator, estimate_group
+from hwnas.latency.faults import DRIFT_LIMIT, find_faults
 from hwnas.latency.measurement import Cell, Measurement
 from hwnas.latency.protocol import Protocol
-from hwnas.latency.statistics import MAD_SCALE, FloatArray, grade_of, median_deviation, percentiles_of
+from hwnas.latency.statistics import (
+    MAD_SCALE,
+    FloatArray,
+    grade_of,
+    median_deviation,
+    percentiles_of,
+)
 
 _DISTURBED_SHARE = 0.2
-_DRIFT_LIMIT = 0.10
+_MOST = 0.5
+_ALL_EQUAL = 0.95
+_SHORTEST = 1e-6
+"""What the journal rounds samples to: a clock too coarse for a network reads 0, which has no logarithm."""
 _SPIKE_SCORE = 14.826
 _SPIKE_SHARE = 0.02
 
@@ -31,6 +43,7 @@ class SessionResult:
         drift: Range of the round effects as a ratio minus one (0.1: the machine moved by 10 %).
         cells: Every burst.
         extras: Key -> what was learned of the network besides its latency.
+        disturbed: What moved the machine (:mod:`hwnas.latency.faults`), and what disturbed at least half of the networks.
     """
 
     measurements: tuple[Measurement, ...]
@@ -40,6 +53,7 @@ class SessionResult:
     drift: float
     cells: tuple[Cell, ...]
     extras: dict[str, Any] = field(default_factory=dict)
+    disturbed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,17 @@ class _Group:
     keys: tuple[str, ...]
     logs: Logs
     estimate: GroupEstimate | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How the measurements of one group are formed: estimator, shift (``referred`` to a table or not), tick and unit."""
+
+    estimator: str
+    shift: Shift
+    referred: bool
+    tick: float
+    unit: str
 
 
 def contended(cell: Cell, protocol: Protocol) -> bool:
@@ -58,15 +83,16 @@ def contended(cell: Cell, protocol: Protocol) -> bool:
 
 
 def disturbances(
-    cells: Sequence[Cell], protocol: Protocol, drift: float, limits: Sequence[str] = ()
+    cells: Sequence[Cell], protocol: Protocol, drift: float, limits: Sequence[str] = (), moved: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Return the names of what disturbed the bursts of one network (see :class:`Measurement`).
 
     Args:
         cells: The network's bursts.
         protocol: Thresholds.
-        drift: Range of the session's round effects.
+        drift: Range of the machine's effects as a ratio minus one, where ``moved`` is not known.
         limits: What the device said it cannot do (``WorkerInfo.limits``).
+        moved: What moved the machine (:func:`hwnas.latency.faults.find_faults`).
     """
     reasons = [reason for reason in ("no_affinity",) if any("affinity" in limit for limit in limits)]
     pressures = [cell.pressure for cell in cells if cell.pressure is not None]
@@ -77,15 +103,26 @@ def disturbances(
     rates = [cell.switches / max(len(cell.samples), 1) for cell in cells if cell.switches is not None]
     if rates and np.mean([rate > protocol.max_switches_per_run for rate in rates]) > _DISTURBED_SHARE:
         reasons.append("switches")
-    if drift > _DRIFT_LIMIT:
-        reasons.append("drift")
-    if spike_share(np.concatenate([cell.samples for cell in cells])) > _SPIKE_SHARE:
+    reasons += moved or (("drift",) if drift > DRIFT_LIMIT else ())
+    if spike_share(_relative(cells)) > _SPIKE_SHARE:
         reasons.append("spikes")
+    samples = np.concatenate([cell.samples for cell in cells])
+    if tick_of(samples) > COARSE * float(np.median(samples)):
+        reasons.append("coarse_clock")
     return tuple(reasons)
+
+
+def _relative(cells: Sequence[Cell]) -> FloatArray:
+    """Return all samples as shares of their burst's median, so that a machine that moves hides no spikes."""
+    medians = [float(np.median(cell.samples)) for cell in cells]
+    parts = [cell.samples / median for cell, median in zip(cells, medians, strict=True) if median > 0]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def spike_share(samples: FloatArray) -> float:
     """Return the share of samples above the median by a modified z-score of 14.826 (hyperfine's line)."""
+    if not len(samples):
+        return 0.0
     scale = MAD_SCALE * median_deviation(samples)
     return float(np.mean(samples - np.median(samples) > _SPIKE_SCORE * scale)) if scale > 0 else 0.0
 
@@ -95,7 +132,7 @@ def unknown_quality(disturbed: Iterable[str]) -> bool:
     return bool({"no_affinity", "no_pressure_information"} & set(disturbed))
 
 
-def _logs_of(cells: Sequence[Cell], canaries: Sequence[str]) -> tuple[tuple[str, ...], Logs]:
+def _logs_of(cells: Sequence[Cell], canaries: Sequence[str], tick: float) -> tuple[tuple[str, ...], Logs]:
     pooled: dict[tuple[str, tuple[int, int, int]], list[FloatArray]] = {}
     for cell in cells:
         pooled.setdefault((cell.key, cell.unit), []).append(cell.samples)
@@ -104,8 +141,11 @@ def _logs_of(cells: Sequence[Cell], canaries: Sequence[str]) -> tuple[tuple[str,
     rows = {key: index for index, key in enumerate(keys)}
     quantiles = np.full((2, len(keys), len(units)), np.nan)
     for (key, unit), samples in pooled.items():
-        quantiles[:, rows[key], units[unit]] = np.percentile(np.concatenate(samples), [10.0, 50.0])
-    logs = np.log(quantiles)
+        both = np.concatenate(samples)
+        median = middle_of(both, tick)
+        coarse = tick > COARSE * float(np.median(both))
+        quantiles[:, rows[key], units[unit]] = (median if coarse else np.percentile(both, 10.0), median)
+    logs = np.log(np.maximum(quantiles, _SHORTEST))
     return keys, Logs(logs[0], logs[1], np.array([key in canaries for key in keys], dtype=np.bool_))
 
 
@@ -126,6 +166,7 @@ def analyse(
     limits: Sequence[str] = (),
     unit: str = "ms",
     estimators: Sequence[str] = ESTIMATORS,
+    known: Sequence[str] = (),
 ) -> SessionResult:
     """Turn the good bursts of a session into measurements, one per network that is not a canary.
 
@@ -138,16 +179,20 @@ def analyse(
         limits: What the device said it cannot do.
         unit: Unit of the samples.
         estimators: What may be chosen, simplest first.
+        known: What is known of the session already (``cold_start``).
     """
     rng = np.random.default_rng(protocol.seed)
+    tick = tick_of(np.concatenate([cell.samples for cell in cells])) if cells else 0.0
     groups = []
     for number in sorted({cell.group for cell in cells}):
-        keys, logs = _logs_of([cell for cell in cells if cell.group == number], canaries)
+        keys, logs = _logs_of([cell for cell in cells if cell.group == number], canaries, tick)
         groups.append(_Group(keys, logs, estimate_group(logs, rng, protocol.resamples, protocol.confidence)))
     estimator, errors = choose_estimator([group.logs for group in groups], estimators)
     found = [_canary_levels(group, canaries) for group in groups]
     common = np.mean([level for level, _ in found], axis=0) if found else np.full(len(canaries), np.nan)
     drift = max((group.estimate.drift for group in groups if group.estimate), default=0.0)
+    telling = [{key for key, may in zip(group.keys, group.logs.reference, strict=True) if may} for group in groups]
+    moved = (*known, *find_faults(cells, protocol, telling))
     target = common
     if reference is not None:
         target = np.log([reference.get(name, np.nan) for name in canaries])
@@ -156,38 +201,42 @@ def analyse(
     for cell in cells:
         by_key.setdefault(cell.key, []).append(cell)
     for group, (here, error) in zip(groups, found, strict=True):
-        shift = Shift.between(here, error, target)
-        apply = shift.significant
+        way = _Way(estimator, Shift.between(here, error, target), reference is not None, tick, unit)
         for row, key in enumerate(group.keys):
             if key not in canaries:
-                bursts = by_key[key]
-                disturbed = disturbances(bursts, protocol, drift, limits)
-                results.append(_measurement(group, row, bursts, shift, apply, estimator, disturbed, unit))
+                disturbed = disturbances(by_key[key], protocol, 0.0, limits, moved)
+                results.append(_measurement(group, row, by_key[key], disturbed, way))
     canary_values = {name: float(np.exp(level)) for name, level in zip(canaries, target, strict=True)}
-    return SessionResult(tuple(results), canary_values, estimator, errors, drift, tuple(cells))
+    return SessionResult(
+        tuple(results), canary_values, estimator, errors, drift, tuple(cells), disturbed=_common(results, moved)
+    )
 
 
-def _measurement(
-    group: _Group,
-    row: int,
-    cells: Sequence[Cell],
-    shift: Shift,
-    apply: bool,
-    estimator: str,
-    disturbed: tuple[str, ...],
-    unit: str,
-) -> Measurement:
-    estimate = group.estimate
+def _common(measurements: Sequence[Measurement], moved: Sequence[str]) -> tuple[str, ...]:
+    """Return what moved the machine and what disturbed at least half of the networks, in the order of the words."""
+    counts = Counter(word for measurement in measurements for word in measurement.disturbed)
+    often = [word for word, count in counts.items() if count >= _MOST * len(measurements)]
+    return tuple(dict.fromkeys([*moved, *often]))
+
+
+def _measurement(group: _Group, row: int, cells: Sequence[Cell], disturbed: tuple[str, ...], way: _Way) -> Measurement:
+    estimate, estimator, apply = group.estimate, way.estimator, way.shift.significant
     assert estimate is not None
     level = estimate.level[estimator][row : row + 1]
-    offset, error = shift.at(level)
+    offset, error = way.shift.at(level)
     used = float(offset[0]) if apply else 0.0
-    extra = 1.96 * float(error[0]) if apply else 0.0
+    # a shift from a reference that is too small to be told from none still leaves open by how much
+    extra = 1.96 * float(error[0]) if apply or way.referred else 0.0
     below, above = (float(half[row]) for half in estimate.half_log[estimator])
     value = float(np.exp(level[0] - used))
-    low = float(np.exp(level[0] - used - np.hypot(below, extra)))
-    high = float(np.exp(level[0] - used + np.hypot(above, extra)))
     samples = np.concatenate([cell.samples for cell in cells])
+    rounds = len({cell.round for cell in cells})
+    # a round's mean moves in steps of tick / runs; samples that all read the same say no more than one of them
+    same = float(np.mean(samples == np.median(samples))) > _ALL_EQUAL
+    unread = way.tick / 2.0 / float(np.exp(level[0])) / (1.0 if same else len(samples) / rounds)
+    other = np.hypot(extra, unread)
+    low = float(np.exp(level[0] - used - np.hypot(below, other)))
+    high = float(np.exp(level[0] - used + np.hypot(above, other)))
     percentiles = percentiles_of(samples)
     halves = estimate.halves.get(estimator)
     return Measurement(
@@ -195,13 +244,13 @@ def _measurement(
         value=value,
         low=low,
         high=high,
-        unit=unit,
+        unit=way.unit,
         estimator=estimator + ("-shifted" if apply else ""),
         percentiles=percentiles,
         floor=percentiles["p1"],
         mad=median_deviation(samples),
         count=len(samples),
-        rounds=len({cell.round for cell in cells}),
+        rounds=rounds,
         grade=grade_of(value, low, high, not unknown_quality(disturbed)),
         disturbed=disturbed,
         raw_value=float(np.exp(estimate.level["p50-raw"][row])),

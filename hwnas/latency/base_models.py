@@ -13,7 +13,7 @@ from hwnas.latency.statistics import FloatArray
 
 _NOISE_FLOOR = 0.01
 _WEIGHT_LIMITS = (0.1, 10.0)
-_FLAGGED = {"pressure", "switches", "spikes"}
+_FLAGGED = {"pressure", "switches", "spikes", "two_speeds", "throttling"}
 
 
 def row_weights(rows: Sequence[LatencyRow]) -> FloatArray:

@@ -15,14 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import stats
 
 from hwnas.latency.statistics import (
+    MAD_SCALE,
     BoolArray,
     FloatArray,
     RobustLine,
     bootstrap_medians,
+    effects_matter,
     interval_of,
     lowest_half_width,
+    median_deviation,
     nanmedian,
     nanmin,
     two_way_fit,
@@ -132,11 +136,14 @@ def leave_one_round_out(logs: Logs) -> dict[str, float]:
 def choose_estimator(groups: list[Logs], among: Sequence[str] = ESTIMATORS) -> tuple[str, dict[str, float]]:
     """Return the estimator with the smallest leave-one-round-out error, and every error.
 
-    A simpler estimator (earlier in ``among``) is kept unless a later one is clearly better.
+    A simpler estimator (earlier in ``among``) is kept unless a later one is clearly better. Rounds are corrected for only
+    where their effects are larger than noise: to take noise for an effect would narrow the intervals.
     """
     usable = [logs for logs in groups if logs.p50.shape[1] >= _FEWEST_UNITS]
     if any(int((~logs.canary).sum()) < _MANY_NETWORKS for logs in groups):
         among = [name for name in among if name != "p10-lowest"] or among
+    if not any(effects_matter(two_way_fit(logs.p50, logs.reference), logs.reference) for logs in usable):
+        among = [name for name in among if not name.endswith("-corrected")] or among
     if not usable:
         return among[0], {}
     tables = [leave_one_round_out(logs) for logs in usable]
@@ -154,6 +161,7 @@ def estimate_group(logs: Logs, rng: np.random.Generator, resamples: int, confide
     half_log: dict[str, tuple[FloatArray, FloatArray]] = {}
     spread = np.zeros(len(logs.canary))
     drift = 0.0
+    ratio_error = float(stats.norm.ppf((1.0 + confidence) / 2.0)) * _ratio_spread(logs, rng, resamples)
     for name in ESTIMATORS:
         statistic, correction = name.split("-")
         if correction == "lowest":
@@ -165,13 +173,24 @@ def estimate_group(logs: Logs, rng: np.random.Generator, resamples: int, confide
         centre = nanmedian(values, axis=1)
         draws = bootstrap_medians(values, rng, resamples)
         low, high = interval_of(centre, draws, units, confidence)
-        half_log[name] = (centre - low, high - centre)
+        apart = ratio_error if statistic == "p10" else 0.0
+        half_log[name] = (np.hypot(centre - low, apart), np.hypot(high - centre, apart))
         if name == "p50-corrected":
             spread, drift = np.asarray(np.nanstd(draws, axis=0)), fit.drift
     scale = _lowest(logs, level["p50-corrected"]).half_width(confidence)
     half = np.hypot(lowest_half_width(logs.p10, rng, resamples, confidence), scale)
     half_log["p10-lowest"] = (half, half)
     return GroupEstimate(level, half_log, spread, drift, _halves(logs))
+
+
+def _ratio_spread(logs: Logs, rng: np.random.Generator, resamples: int) -> float:
+    """Return by how much (log) networks differ in p50 / p10, which is taken for common, beyond the noise of the ratio."""
+    ratios = logs.p50 - logs.p10
+    found = nanmedian(ratios, axis=1)
+    noise = np.nanstd(bootstrap_medians(ratios, rng, resamples), axis=0)
+    known = np.isfinite(found)
+    spread = MAD_SCALE * median_deviation(found[known]) if known.any() else 0.0
+    return float(np.sqrt(max(spread**2 - float(np.mean(noise[known] ** 2)), 0.0))) if known.any() else 0.0
 
 
 def _halves(logs: Logs) -> dict[str, FloatArray]:

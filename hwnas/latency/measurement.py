@@ -126,8 +126,8 @@ class Measurement:
         count: Number of raw samples.
         rounds: Rounds with at least one good burst.
         grade: ``A``, ``B`` or ``C`` by relative half-width.
-        disturbed: What disturbed it: ``pressure``, ``switches``, ``drift``, ``spikes``, ``no_affinity``,
-            ``no_pressure_information``, ``unconverged``.
+        disturbed: What disturbed it: ``pressure``, ``switches``, ``drift``, ``spikes``, ``two_speeds``, ``throttling``,
+            ``cold_start``, ``coarse_clock``, ``no_affinity``, ``no_pressure_information``, ``unconverged``.
         raw_value: Without any correction.
         corrected_value: Canary-corrected; equal to ``raw_value`` where there is nothing to correct by.
         halves: The estimate from even and from odd rounds, for test-retest; empty with fewer than four rounds.

@@ -20,7 +20,6 @@ work follows from the seed, so the same call on the same journal does exactly wh
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from hwnas.latency.analysis import SessionResult, analyse
 from hwnas.latency.canaries import CANARIES, build_canaries
 from hwnas.latency.measurement import Cell, MeasureItem, Measurement, OnProgress
 from hwnas.latency.protocol import Protocol
-from hwnas.latency.resident import WARM_UP, Resident, burst, exclusive, limits_of, unit_of, visit
+from hwnas.latency.resident import Resident, exclusive, limits_of, rest, unit_of, visit
 from hwnas.latency.session_state import SessionState
 from hwnas.latency.verdicts import measure_model
 from hwnas.targets import Target
@@ -90,7 +89,7 @@ def _run_round(
             if cell.failure is not None and state.counts[cell.key] >= protocol.max_failures:
                 state.fail(cell.key, *cell.failure)
         on_progress(step * len(keys), f"round {number + 1}, group {index + 1}")
-    time.sleep(protocol.pause_ms / 1000.0)
+    rest(group.session, protocol.pause_ms)
 
 
 def _inspect(group: Resident, key: str, inspect: Inspect | None) -> None:
@@ -157,7 +156,8 @@ def measure_session(
                 for key in needed:
                     group.load(by_key[key])
                     _inspect(group, key, inspect)
-                burst(session, group.handles, list(group.handles), (index, -1, state.epoch), WARM_UP)
+                if group.warm_up((index, -1, state.epoch)):
+                    state.note_cold(index)
                 for number in rounds:
                     _run_round(group, number, index, missing[number], step, report)
                 group.unload()
@@ -169,7 +169,10 @@ def _result(
 ) -> SessionResult:
     unit = unit_of(session)
     good = [cell for cell in state.cells if cell.key not in state.failures]
-    result = analyse(good, list(CANARIES), protocol, reference=reference, limits=limits_of(session), unit=unit)
+    known = ("cold_start",) if state.cold else ()
+    result = analyse(
+        good, list(CANARIES), protocol, reference=reference, limits=limits_of(session), unit=unit, known=known
+    )
     found = {measurement.key: measurement for measurement in result.measurements}
     ordered = []
     for key in keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,16 @@ from hwnas.latency.analysis import contended
 from hwnas.latency.measurement import Cell, MeasureItem
 from hwnas.latency.protocol import Protocol
 from hwnas.latency.session_state import SessionState
+from hwnas.latency.statistics import clearly_positive
 from hwnas.targets import Target
 
 WARM_UP = BurstSpec(target_ms=10.0, min_runs=3, max_runs=200, discard=2)
 """The burst after loading, which is not recorded."""
+
+MAX_WARM_UPS = 60
+"""Bursts after loading at most, where the networks are cold."""
+
+_STILL_FADING = 0.005
 
 Unit = tuple[int, int, int]
 """Group, round and epoch."""
@@ -41,6 +48,15 @@ def unit_of(session: Any) -> str:
 def limits_of(session: Any) -> tuple[str, ...]:
     """Return what the device says it cannot do."""
     return tuple(session.hello().limits)
+
+
+def rest(session: Any, pause_ms: float) -> None:
+    """Leave the device alone for a while; a session whose device has a clock of its own passes the time there."""
+    passes = getattr(session, "rest", None)
+    if passes is not None:
+        passes(pause_ms)
+    else:
+        time.sleep(pause_ms / 1000.0)
 
 
 def files_digest(files: ModelFiles) -> str:
@@ -90,6 +106,23 @@ class Resident:
                 "Check the runtime with: hwnas devices."
             ) from failure
 
+    def warm_up(self, unit: Unit) -> bool:
+        """Run what is not recorded, again while the networks get faster. Returns whether their first runs were cold."""
+        keys = list(self.handles)
+        before: list[dict[str, float]] = []
+        for number in range(MAX_WARM_UPS):
+            cells = [
+                cell for cell in burst(self.session, self.handles, keys, unit, WARM_UP) if np.all(cell.samples > 0)
+            ]
+            cells = [cell for cell in cells if len(cell.samples)]
+            earlier = before[-2:][0] if before else {}
+            # to begin takes strong signs, for warm networks shall not pay; to go on takes weak ones
+            sure = 0.95 if before else 0.999
+            if not clearly_positive([_fading(cell, earlier.get(cell.key)) for cell in cells], _STILL_FADING, sure):
+                return number > 0
+            before.append({cell.key: float(np.median(cell.samples)) for cell in cells})
+        return True
+
     def unload(self) -> None:
         """Free every model of the group."""
         for handle in self.handles.values():
@@ -122,6 +155,13 @@ def burst(
             return [Cell(keys[0], *unit, np.zeros(0), attempts=attempts, failure=(failure.kind, failure.detail))]
         return [burst(session, handles, [key], unit, spec, attempts)[0] for key in keys]
     return [Cell.from_burst(entry, key, unit, attempts) for entry, key in zip(bursts, keys, strict=True)]
+
+
+def _fading(cell: Cell, earlier: float | None) -> float:
+    """Return by how much (log ratio) a burst was faster than an earlier one; without one, its second half than its first."""
+    half = max(len(cell.samples) // 2, 1)
+    first, second = (float(np.median(part)) for part in (cell.samples[:half], cell.samples[-half:]))
+    return float(np.log(first / second if earlier is None else earlier / float(np.median(cell.samples))))
 
 
 def visit(session: Any, handles: Mapping[str, str], keys: Sequence[str], unit: Unit, protocol: Protocol) -> list[Cell]:

@@ -27,6 +27,7 @@ class SessionState:
         failures: Key -> ``(kind, detail)`` of networks given up.
         counts: Key -> failed bursts.
         extras: Key -> what the caller learned of a loaded network (its kernels).
+        cold: Whether networks were cold after a loading.
         epoch: How often the session had been started before.
 
     Raises:
@@ -40,6 +41,7 @@ class SessionState:
         self.failures: dict[str, tuple[str, str]] = {}
         self.counts: dict[str, int] = {}
         self.extras: dict[str, Any] = {}
+        self.cold = False
         self._work = digest({"keys": sorted(keys), "protocol": protocol.as_dict(), "target": str(target)})
         self.epoch = 0
         for record in journal:
@@ -61,6 +63,8 @@ class SessionState:
             self.failures[record["key"]] = (record["kind"], record["detail"])
         elif kind == "extra":
             self.extras[record["key"]] = record["value"]
+        elif kind == "cold":
+            self.cold = True
         elif kind == "bursts":
             unit = (record["group"], record["round"], record["epoch"])
             self._take([Cell.from_dict(entry, unit) for entry in record["cells"]])
@@ -83,6 +87,11 @@ class SessionState:
         """Give a network up."""
         self.journal.append({"record": "failure", "key": key, "kind": kind, "detail": detail})
         self.failures[key] = (kind, detail)
+
+    def note_cold(self, group: int) -> None:
+        """Record that the networks of a group were cold after loading."""
+        self.journal.append({"record": "cold", "group": group})
+        self.cold = True
 
     def note_extra(self, key: str, value: Any) -> None:
         """Record what was learned of a loaded network besides its latency."""

@@ -8,6 +8,7 @@ machine did to everything in that unit.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,13 @@ BoolArray = NDArray[np.bool_]
 PERCENTILES = {"p1": 1.0, "p10": 10.0, "p50": 50.0, "p90": 90.0, "p99": 99.0}
 """Percentiles kept of every network, over all its raw samples."""
 
+_OUTLYING = 3.0
+
 MAD_SCALE = 1.4826
 """Standard deviation of a normal distribution, in median absolute deviations."""
+
+MEDIAN_ERROR = 1.2533
+"""Standard error of a median of normal values, in standard errors of their mean."""
 
 GRADES = (("A", 0.02), ("B", 0.05))
 """Largest relative half-width of the confidence interval for each grade; beyond the last it is C."""
@@ -49,6 +55,29 @@ class TwoWayFit:
             return 0.0
         low, high = np.percentile(known, [5.0, 95.0])
         return float(np.exp(high - low) - 1.0)
+
+
+def effects_matter(fit: TwoWayFit, reference: BoolArray, confidence: float = 0.99) -> bool:
+    """Whether unit effects are larger than the noise of those who define them, by a chi-squared test.
+
+    Args:
+        fit: Networks and effects.
+        reference: Networks that defined the effects, ``[n]``.
+        confidence: Of the test.
+    """
+    rest = fit.residual[reference]
+    known = np.isfinite(rest).sum(axis=0)
+    rows, columns = rest.shape
+    if rows < 2 or columns < 2 or not known.all():
+        return bool(columns >= 2)
+    limit = _OUTLYING * MAD_SCALE * median_deviation(rest[np.isfinite(rest)])
+    # median polish leaves many residuals at nought, so that their own median deviation would be too small a scale
+    scale = np.sqrt(np.nansum(np.clip(rest, -limit, limit) ** 2) / ((rows - 1) * (columns - 1)))
+    effect = fit.effect - np.mean(fit.effect)
+    if scale <= 0:
+        return bool(np.any(effect != 0))
+    errors = MEDIAN_ERROR * scale / np.sqrt(known)
+    return bool(np.sum((effect / errors) ** 2) > stats.chi2.ppf(confidence, columns - 1))
 
 
 def nanmedian(values: FloatArray, axis: int) -> FloatArray:
@@ -120,7 +149,7 @@ class RobustLine:
     def half_width(self, confidence: float) -> FloatArray:
         """Return half-widths of the line's own interval, ``[n]``: a median's standard error, growing off the middle."""
         known = self.x[np.isfinite(self.x)]
-        error = 1.2533 * self.residual / np.sqrt(max(len(known), 1))
+        error = MEDIAN_ERROR * self.residual / np.sqrt(max(len(known), 1))
         spread = float(np.std(known)) if len(known) else 0.0
         away = (self.x - np.mean(known)) / spread if spread > 0 else np.zeros_like(self.x)
         quantile = float(stats.norm.ppf((1.0 + confidence) / 2.0))
@@ -189,3 +218,14 @@ def percentiles_of(samples: FloatArray) -> dict[str, float]:
 def median_deviation(samples: FloatArray) -> float:
     """Return the median absolute deviation (unscaled) of raw samples."""
     return float(np.median(np.abs(samples - np.median(samples))))
+
+
+def clearly_positive(values: Sequence[float], least: float, confidence: float) -> bool:
+    """Whether the median of values is at least ``least`` and they lie above zero, by Wilcoxon's signed-rank test (1945).
+
+    Fewer than ten values are never clear at a confidence of 0.999.
+    """
+    found = np.asarray(values, dtype=np.float64)
+    if not len(found) or float(np.median(found)) < least:
+        return False
+    return float(stats.wilcoxon(found, alternative="greater").pvalue) < 1.0 - confidence

@@ -24,6 +24,7 @@ from hwnas.errors import ConfigError, MissingRuntimeError, ModelFileError, Stora
 from hwnas.files import read_json
 from hwnas.spaces.graph import LayerGraph
 from hwnas.testing.trained import TrainedExample
+from hwnas_profilers.simulated_truth import describe_kernels
 
 
 class TraceMisled(nn.Module):
@@ -204,7 +205,8 @@ def test_simulation_knows_the_network_by_both_ways(example: TrainedExample, tmp_
     assert built.main.read_bytes() == exported.main.read_bytes()
     described = json.loads(built.main.read_text())
     assert described["macs"] == example.graph.macs
-    assert {name for kernel in described["kernels"] for name in kernel["fused"]} == {
+    kernels = describe_kernels(described, "int8", threads=1, batch=1)
+    assert {name for kernel in kernels for name in kernel.fused} == {
         layer.name for layer in example.graph.layers if layer.op not in ("input", "flatten")
     }
 
@@ -219,7 +221,10 @@ def test_simulation_counts_the_macs_of_any_module(resnet_graph: LayerGraph) -> N
 
 def test_larger_networks_simulate_slower(random_graphs: list[LayerGraph]) -> None:
     order = sorted(random_graphs, key=lambda graph: graph.macs)
-    times = [sum(kernel["ms"] for kernel in describe_graph(graph, 1)["kernels"]) for graph in order]
+    times = [
+        sum(kernel.ms for kernel in describe_kernels(describe_graph(graph, 1), "fp32", threads=1, batch=1))
+        for graph in order
+    ]
     assert times[0] < times[-1]
     assert min(times) > 0
 

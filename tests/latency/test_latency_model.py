@@ -13,8 +13,7 @@ from hwnas.latency.base_models import fit_physical, row_weights
 from hwnas.latency.conformal import Conformal
 from hwnas.latency.evaluation import compare, evaluate, score
 from hwnas.latency.features import FeatureExtractor
-from hwnas.latency.lut import fit_prices
-from hwnas.latency.lut import monotone
+from hwnas.latency.lut import fit_prices, monotone
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.rows import encodings_of, latencies_of
 from hwnas.latency.table import LatencyTable
