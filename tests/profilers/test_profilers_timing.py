@@ -9,6 +9,7 @@ import pytest
 from hwnas_profilers import affinity, timing
 from hwnas_profilers.memory import PeakMemory
 from hwnas_profilers.protocol import Failure
+from hwnas_profilers.runtimes.openvino import warm_time
 from hwnas_profilers.timing import BurstSpec, burst
 
 MIB = 1024 * 1024
@@ -98,3 +99,18 @@ def test_peak_memory_sees_what_was_used_and_freed() -> None:
     growth = peak.growth_bytes()
     assert growth is not None
     assert 16 * MIB <= growth <= 40 * MIB
+
+
+def means_of(times_ms: list[float]) -> list[float]:
+    """A running mean in whole microseconds, as OpenVINO counts."""
+    return [round(1e3 * float(np.mean(times_ms[: number + 1]))) / 1e3 for number in range(len(times_ms))]
+
+
+def test_cold_and_disturbed_runs_are_taken_off_a_running_mean() -> None:
+    rng = np.random.default_rng(0)
+    warm = list(0.2 * (1 + 0.01 * rng.standard_normal(20)))
+    assert warm_time(means_of([5.0, 0.9, 0.4, *warm])) == pytest.approx(0.2, rel=0.02)
+    disturbed = [*warm[:9], 4.2, *warm[10:]]
+    assert warm_time(means_of([5.0, 0.9, 0.4, *disturbed])) == pytest.approx(0.2, rel=0.03)
+    assert warm_time(means_of([3.0, 0.5, 0.3, *([0.003] * 20)])) == pytest.approx(0.003, abs=0.001)
+    assert warm_time([0.7]) == 0.7

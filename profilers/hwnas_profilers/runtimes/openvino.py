@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import statistics
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any, Dict, List, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -79,6 +78,11 @@ def _info(node: Any, key: str) -> str:
         return ""
     value = values[key]
     return str(value.astype(str) if hasattr(value, "astype") else value)
+
+
+_COLD_RUNS = 3
+_PARTS = 3
+_TICK_MS = 1e-3
 
 
 class OpenVinoModel(Model):
@@ -196,12 +200,13 @@ class OpenVinoModel(Model):
         compiled = self._compile(profiled=True)
         request = compiled.create_infer_request()
         feed = example_inputs(self.inputs)
-        times: Dict[str, List[float]] = {}
-        for _ in range(runs):
+        means: Dict[str, List[float]] = {}
+        for _ in range(_COLD_RUNS + runs):
             request.infer(feed)
             for entry in request.profiling_info:
                 if str(entry.status).endswith("EXECUTED"):
-                    times.setdefault(entry.node_name, []).append(entry.real_time.total_seconds() * 1e3)
+                    means.setdefault(entry.node_name, []).append(entry.real_time.total_seconds() * 1e3)
+        times = {name: warm_time(values) for name, values in means.items()}
         tensors = self._tensor_names()
         kernels = []
         for node in compiled.get_runtime_model().get_ordered_ops():
@@ -209,8 +214,32 @@ class OpenVinoModel(Model):
             if name in times:
                 fused = tuple(part for part in _info(node, "originalLayersNames").split(",") if part)
                 outputs = _outputs_of(fused, tensors)
-                kernels.append(Kernel(name, _info(node, "layerType"), statistics.median(times[name]), outputs, fused))
+                kernels.append(Kernel(name, _info(node, "layerType"), times[name], outputs, fused))
         return kernels
+
+
+def warm_time(means: Sequence[float]) -> float:
+    """Return what one warm run of a layer takes, milliseconds, from OpenVINO's counter after each run.
+
+    The counter is the mean of all runs since compilation, in whole microseconds: the first, cold runs stay in it. They
+    are taken off; so is a part of the warm runs that was disturbed, if it stands out by more than the rounding.
+
+    Args:
+        means: The counter after the first run, the second, ...
+    """
+    last = len(means)
+    if last <= _COLD_RUNS:
+        return means[-1]
+
+    def between(start: int, end: int) -> Tuple[float, float]:
+        total = end * means[end - 1] - (start * means[start - 1] if start else 0.0)
+        return total / (end - start), 0.5 * _TICK_MS * (start + end) / (end - start)
+
+    whole, _ = between(_COLD_RUNS, last)
+    ends = [_COLD_RUNS + (last - _COLD_RUNS) * part // _PARTS for part in range(_PARTS + 1)]
+    parts = [between(start, end) for start, end in zip(ends, ends[1:]) if end > start]
+    middle, rounding = sorted(parts)[len(parts) // 2]
+    return max(whole if whole <= middle + rounding else middle, 0.0)
 
 
 def _outputs_of(fused: Tuple[str, ...], tensors: Dict[str, Set[str]]) -> Tuple[str, ...]:
