@@ -237,7 +237,7 @@ def warm_time(means: Sequence[float]) -> float:
 
     whole, _ = between(_COLD_RUNS, last)
     ends = [_COLD_RUNS + (last - _COLD_RUNS) * part // _PARTS for part in range(_PARTS + 1)]
-    parts = [between(start, end) for start, end in zip(ends, ends[1:]) if end > start]
+    parts = [between(ends[part], ends[part + 1]) for part in range(_PARTS) if ends[part + 1] > ends[part]]
     middle, rounding = sorted(parts)[len(parts) // 2]
     return max(whole if whole <= middle + rounding else middle, 0.0)
 
