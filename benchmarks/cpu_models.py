@@ -104,6 +104,9 @@ def measure_cell(target: Target, space: MobileNetV3Space, section: ProfileSectio
     """Profile, fit, measure again; return every figure of one space and target."""
     with progress_bar(f"profile {target}", 1.0) as advance:
         report = profile_target(target, space, section, folder, on_progress=advance)
+    spent = folder / "seconds.json"
+    seconds = report.seconds + (float(read_json(spent)) if spent.exists() else 0.0)
+    write_json(spent, seconds)
     table, start = report.table, time.monotonic()
     model = LatencyModel.fit(table, space, seed=section.seed, coverage=section.coverage)
     fit_seconds = time.monotonic() - start
@@ -127,6 +130,7 @@ def measure_cell(target: Target, space: MobileNetV3Space, section: ProfileSectio
         "predictions_per_second": round(speed),
         "bytes": size_of(folder),
         **facts(report, model),
+        "seconds": round(seconds, 1),
     }
 
 
