@@ -33,8 +33,11 @@ TERMS = (
 )
 """Columns of :func:`terms`."""
 
-NEAR = tuple(2**exponent for exponent in range(16, 23))
+NEAR = (2**16, 2**17, 2**18, 2**19, 2**20)
 """Sizes, in elements, that a device's near memory may have: a kernel with more to read or write pays for its work anew."""
+
+NEAR_FINE = (*NEAR, 2**21, 2**22)
+"""The same where times of kernels are known; sums of networks do not tell the largest ones."""
 
 WINDOWS = {"conv": 1, "conv3": 9, "conv5": 25, "conv_large": np.inf}
 """Class of a full convolution -> largest window that belongs to it."""
@@ -129,7 +132,7 @@ def terms(batch: KernelBatch, near: float, fine: bool = False) -> FloatArray:
     """
     macs, read, written = batch["macs"], batch["read"], batch["written"]
     traffic = read + written + batch["weights"]
-    cold = fine & (_COLD * near < working_set(batch))
+    cold = np.maximum(0.0, 1.0 - _COLD * near / working_set(batch)) if fine else np.zeros(len(macs))
     single = batch.kinds == KINDS.index("depthwise")
 
     def padded(width: int) -> FloatArray:
@@ -149,8 +152,8 @@ def terms(batch: KernelBatch, near: float, fine: bool = False) -> FloatArray:
             *(np.maximum(macs, balance * traffic) for balance in _BALANCES),
             np.where(read > near, macs, 0.0),
             np.where(written > near, macs, 0.0),
-            np.where(cold, batch["weights"], 0.0),
-            np.where(cold, read + written, 0.0),
+            cold * batch["weights"],
+            cold * (read + written),
             batch["epilogue"] * written,
         ]
     )

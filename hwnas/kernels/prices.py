@@ -9,7 +9,7 @@ import xgboost as xgb
 
 from hwnas.kernels.batch import KernelBatch
 from hwnas.kernels.pack_sum import boost, corrections
-from hwnas.kernels.physics import CLASSES, NEAR, TERMS, classes, terms
+from hwnas.kernels.physics import CLASSES, NEAR, NEAR_FINE, TERMS, classes, terms
 from hwnas.latency.base_models import fit_non_negative
 from hwnas.latency.statistics import FloatArray
 
@@ -25,7 +25,7 @@ class PhysicalPrices:
     Attributes:
         constant: What a network costs beside its kernels.
         table: Price per unit of each term, ``[classes, terms]``; classes that were not measured have the general prices.
-        near: Size of the device's near memory in elements, the one of :data:`~hwnas.kernels.physics.NEAR` that fits best.
+        near: Size of the device's near memory in elements, the one of :data:`~hwnas.kernels.physics.NEAR_FINE` that fits best.
         fine: Whether all classes are told apart, and what a network too large for near memory pays.
     """
 
@@ -46,7 +46,8 @@ class PhysicalPrices:
             found = [cls._fit(batch, y, weights, near) for near in NEAR]
         else:
             found = [
-                cls._fit_times(batch, times, (times / y[batch.owner]) * weights[batch.owner], near) for near in NEAR
+                cls._fit_times(batch, times, (times / y[batch.owner]) * weights[batch.owner], near)
+                for near in NEAR_FINE
             ]
         errors = [float(np.mean(weights * np.abs(prices.totals(batch) / y - 1.0))) for prices in found]
         return found[int(np.argmin(errors))]
