@@ -96,9 +96,9 @@ def test_what_cannot_be_predicted(hwnas: Hwnas, profiled: dict[str, object], fil
     folder = profiled["folder"]
     refused(hwnas("predict", files[0], "smallest", "--target", TARGET), "not both at once")
     refused(
-        hwnas("predict", files[0], "--target", "local/openvino-fp32"),
+        hwnas("predict", files[0], "--target", "local/openvino-fp32-b3"),
         "no kernel model",
-        "hwnas profile --kernels --target local/openvino-fp32",
+        "hwnas profile --kernels --target local/openvino-fp32-t1-b3",
     )
     refused(hwnas("predict", files[0], "--target", "local/openvino-fp32", "--model", folder), "runtime")
     refused(hwnas("predict", tmp_path / "absent.onnx", "--target", TARGET), "absent.onnx")
