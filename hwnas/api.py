@@ -139,12 +139,14 @@ def profile(
     wanted = resolve_target(target, precision)
     if kernels and refresh:
         raise ConfigError("--refresh transfers the model of a space; a kernel model is measured anew: leave it out.")
-    if kernels and space != KERNEL_SPACE and space != DEFAULT_SPACE:
+    if kernels and space not in (KERNEL_SPACE, DEFAULT_SPACE):
         raise ConfigError(
             f"--kernels measures random networks, not those of --space {space}: leave one of the two out."
         )
     if kernels:
-        _check_kernel_target(wanted)
+        from hwnas.kernels.predictor import require_kernel_target
+
+        require_kernel_target(wanted)
     sizes = KERNEL_SIZES if kernels else REFRESH_SIZES if refresh else ()
     resolved, section = _space_and_profile(KERNEL_SPACE if kernels else space, (*sizes, *overrides))
     if budget_minutes is not None:
@@ -157,16 +159,6 @@ def profile(
 
     folder = output or user_root() / folder_name(wanted, resolved)
     return profile_folder(wanted, resolved, section, folder, find_device(wanted.device))
-
-
-def _check_kernel_target(target: Target) -> None:
-    from hwnas.kernels.fusion import FUSIONS
-
-    if target.runtime not in FUSIONS or target.precision != "fp32":
-        raise ConfigError(
-            f"kernels of {target} cannot be told from a file yet, only those of {', '.join(FUSIONS)} in fp32. "
-            f"Measure a model file with: hwnas measure FILE --target {target}"
-        )
 
 
 def _refresh(target: Target, space: SearchSpace[Any], section: ProfileSection, output: Path | None) -> Fitted:
@@ -226,6 +218,10 @@ def transfer_table(
     if fixed:
         raise ConfigError(f"--set {fixed[0]}: a transfer takes --networks and --held-out instead.")
     resolved, section = _space_and_profile(space, (*overrides, *sizes))
+    if not resolved.compositional:
+        raise ConfigError(
+            f"space {resolved.name} has no model to transfer; measure it: hwnas profile --kernels --target {wanted}"
+        )
     device = find_device(wanted.device)
     here = fingerprint_on(device, wanted)
     found = find_sources(wanted, resolved, here, sources)
@@ -308,8 +304,10 @@ def predict(
         folder: Folder of a profile; looked up in the user's data folder and the shipped tables by default.
 
     Raises:
-        TableError: No model fits this machine, target and space.
+        TableError: No model fits this machine, target and space. The model of an imported table (:func:`import_rows`) fits
+            its own target only, and no machine is asked.
     """
+    from hwnas.latency.importing import is_imported
     from hwnas.latency.networks import fingerprint_on
     from hwnas.latency.predictor import LatencyPredictor
     from hwnas.latency.profiling import MODEL_FOLDER
@@ -317,15 +315,21 @@ def predict(
     from hwnas.latency.transferred import load_model
 
     wanted = resolve_target(target, precision)
-    files = [word for word in architectures if word.endswith(".onnx")]
+    files = [word for word in architectures if word.lower().endswith((".onnx", ".xml"))]
     if files and len(files) < len(architectures):
         raise ConfigError("give either ONNX files or architectures of a space, not both at once.")
-    here = fingerprint_on(find_device(wanted.device), wanted)
+    model: LatencyPredictor | None = None
+    if folder is not None and not files:
+        model = load_model(Path(folder) / MODEL_FOLDER)
+    if model is not None and is_imported(model.fingerprint):
+        _require_target(model.target, wanted, Path(folder or ""))
+        here = model.fingerprint
+    else:
+        here = fingerprint_on(find_device(wanted.device), wanted)
     if files:
-        _check_kernel_target(wanted)
         return _predict_files([Path(file) for file in files], wanted, here, folder)
-    if folder is not None:
-        model: LatencyPredictor = load_model(Path(folder) / MODEL_FOLDER, fingerprint=here)
+    if model is not None:
+        model.require(here)
     else:
         resolved, _ = _space_and_profile(space, overrides)
         model = require_table(wanted, resolved, here).load_model(resolved)
@@ -350,15 +354,28 @@ def predict(
     return results
 
 
+def _require_target(own: Target, wanted: Target, folder: Path) -> None:
+    """Raise unless an imported table, which no machine can be compared with, is of the target asked for."""
+    if own != wanted:
+        raise TableError(f"{folder} holds an imported table of {own}, not of {wanted}. Give: --target {own}")
+
+
 def _predict_files(
     paths: Sequence[Path], target: Target, here: Fingerprint, folder: Path | None
 ) -> list[dict[str, Any]]:
     from hwnas.kernels.batch import KernelBatch
-    from hwnas.kernels.predictor import KernelPredictor
-    from hwnas.kernels.reading import kernels_of_onnx
+    from hwnas.kernels.predictor import KernelPredictor, require_kernel_target
+    from hwnas.kernels.reading import kernels_of_onnx, require_plain
     from hwnas.latency.profiling import MODEL_FOLDER
     from hwnas.latency.store import require_kernel_table
 
+    require_kernel_target(target)
+    for path in paths:
+        if path.suffix.lower() != ".onnx":
+            raise ConfigError(f"{path}: kernels are read from ONNX files only. Give the .onnx file it was made from.")
+        if not path.is_file():
+            raise ModelFileError(f"{path} is not a file. Give an .onnx file.")
+        require_plain(path, target.batch)
     place = Path(folder) / MODEL_FOLDER if folder is not None else require_kernel_table(target, here).model_folder
     predictor = KernelPredictor.load(place, here)
     networks = [kernels_of_onnx(path, target.runtime) for path in paths]
@@ -377,6 +394,7 @@ def _predict_files(
                 "unit": predictor.unit,
                 "coverage": predictor.model.conformal.coverage,
                 "in_distribution": not bool(prediction.out_of_distribution[i]),
+                "model": str(place.parent),
                 "overhead": predictor.model.overhead,
                 "kernels": [
                     {"name": kernel.name, "kind": kernel.kind, "value": float(price), "macs": kernel.macs}
@@ -698,6 +716,67 @@ def merge_tables(first: Path, second: Path, output: Path) -> dict[str, Any]:
 
     merged = merge_files([Path(first) / TABLE_FILE, Path(second) / TABLE_FILE], Path(output) / TABLE_FILE)
     return {"networks": len(merged.rows), "folder": str(output)}
+
+
+def import_rows(
+    rows: Path,
+    target: str,
+    space: Any = DEFAULT_SPACE,
+    *,
+    machine: str,
+    runtime_version: str | None = None,
+    held_out: float = 0.2,
+    coarse: bool = False,
+    precision: str | None = None,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+) -> Fitted:
+    """Make table and latency model of networks that another program measured.
+
+    Args:
+        rows: File with one network a line: ``encoding`` or ``architecture``, ``latency_ms``, perhaps ``low_ms`` and
+            ``high_ms``.
+        target: What they were measured on; neither device nor runtime need exist here.
+        space: As for :func:`profile`.
+        machine: The machine they were measured on, in words.
+        runtime_version: Version of the runtime, if known.
+        held_out: Share of the networks that only judge the model.
+        coarse: Whether to take latencies that are whole multiples of a coarse clock's tick.
+        precision: Must agree with the target.
+        overrides: As for :func:`profile`.
+        output: Folder of table and model, which must not exist; in the user's data folder by default.
+
+    Raises:
+        TableError: The file cannot be used; the line is named. Nothing is written.
+        RunFolderError: There is something in the folder already.
+    """
+    wanted = resolve_target(target, precision)
+    resolved, section = _space_and_profile(space, overrides)
+    from hwnas.latency.importing import complete_folder, import_table, require_new
+    from hwnas.latency.store import folder_name, user_root
+
+    # A name of its own: a profile of the same target must not take this table for its own and measure nothing.
+    folder = Path(output) if output else user_root() / f"{folder_name(wanted, resolved)}-imported"
+    require_new(folder)
+    table = import_table(
+        Path(rows),
+        wanted,
+        resolved,
+        machine=machine,
+        runtime_version=runtime_version,
+        held_out=held_out,
+        coarse=coarse,
+        seed=section.seed,
+    )
+    # Imported only now: a mistake above is to be told at once.
+    from hwnas.latency.profiling import TABLE_FILE
+    from hwnas.runs.profiling import fit_folder
+
+    notes = (f"predict by it with: hwnas predict ARCHITECTURE --target {wanted} --model {shlex.quote(str(folder))}",)
+    with complete_folder(folder) as made:
+        table.save(made / TABLE_FILE)
+        fitted = fit_folder(made, resolved, seed=section.seed, coverage=section.coverage, notes=notes)
+    return replace(fitted, folder=folder)
 
 
 def cache_contents() -> dict[str, Any]:

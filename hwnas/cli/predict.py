@@ -60,5 +60,7 @@ def _print_kernels(result: dict[str, Any]) -> None:
     if rest:
         total = sum(kernel["value"] for kernel in rest)
         rows.append((f"{len(rest)} more", "", total, f"{total / result['value']:.1%}"))
-    rows.append(("per inference", "", result["overhead"], f"{result['overhead'] / result['value']:.1%}"))
+    if result["overhead"] > 0:
+        rows.append(("per inference", "", result["overhead"], f"{result['overhead'] / result['value']:.1%}"))
+    print(f"kernel model: {result['model']}")
     print_table(f"costliest kernels of {result['architecture']}", ("kernel", "kind", result["unit"], "share"), rows)

@@ -56,6 +56,7 @@ class Kernel:
         stride: Stride.
         groups: Groups of a convolution.
         epilogue: Element-wise operations fused behind it.
+        gates: Those of them that compute more than a comparison, such as h-swish and sigmoid.
         name: What the network calls it; not part of its price.
         nodes: The nodes of the network's file that it computes; not part of its price.
     """
@@ -73,6 +74,7 @@ class Kernel:
     stride: int = 1
     groups: int = 1
     epilogue: int = 0
+    gates: int = 0
     name: str = ""
     nodes: tuple[str, ...] = ()
 
@@ -134,9 +136,9 @@ class Kernel:
             name=name,
         )
 
-    def with_epilogue(self) -> Self:
-        """Return the kernel with one more element-wise operation fused behind it."""
-        return replace(self, epilogue=self.epilogue + 1)
+    def with_epilogue(self, gate: bool = False) -> Self:
+        """Return the kernel with one more element-wise operation fused behind it, which may be a ``gate``."""
+        return replace(self, epilogue=self.epilogue + 1, gates=self.gates + gate)
 
 
 COLUMNS = tuple(field.name for field in fields(Kernel) if field.name not in ("kind", "name", "nodes"))

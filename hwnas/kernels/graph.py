@@ -50,7 +50,7 @@ class OnnxGraph:
             raise
         except Exception as error:  # the parser and the inference raise their own types and plain ones
             raise ModelFileError(
-                f"{path}: its shapes cannot be inferred ({str(error).splitlines()[0]}). Export it again."
+                f"{path}: its shapes cannot be inferred ({_first_line(error)}). Export it again."
             ) from error
         graph = model.graph
         self.path = path
@@ -60,6 +60,11 @@ class OnnxGraph:
         self.constants = set(self.shapes)
         self.integers: set[str] = set()
         self.parts: dict[str, tuple[str, ...]] = {}
+        self.kinds = {tensor.data_type for tensor in graph.initializer} | {
+            value.type.tensor_type.elem_type for value in graph.input
+        }
+        """Element types of inputs and constants."""
+        self.inputs = [value.name for value in graph.input if value.name not in self.constants]
         self._fixed = {tensor.name: tensor for tensor in graph.initializer if not tensor.external_data}
         for value in (*graph.input, *graph.value_info, *graph.output):
             kind = value.type.tensor_type
@@ -169,6 +174,10 @@ class OnnxGraph:
         """Return the shape of the constant that a node of two inputs combines with a tensor."""
         fixed = [name for name in node.input if name in self.constants]
         return self.shapes.get(fixed[0]) if len(node.input) == 2 and len(fixed) == 1 else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _text(shape: Shape) -> str:

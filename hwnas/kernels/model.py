@@ -91,7 +91,8 @@ def as_measured(batch: KernelBatch, times: FloatArray, y: FloatArray) -> FloatAr
     counts = batch.sums(known.astype(np.float64))
     small = (counts > 0) & (y <= np.quantile(y, _SMALL))
     excess = (sums[small] - y[small]) / counts[small]
-    clean = np.where(known, np.maximum(times - max(float(np.median(excess)), 0.0), _KEPT * times), 0.0)
+    added = max(float(np.median(excess)), 0.0) if len(excess) else 0.0
+    clean = np.where(known, np.maximum(times - added, _KEPT * times), 0.0)
     total = batch.sums(clean)
     scale = np.clip(y / np.maximum(total, _TINY), *_SCALES)
     return np.where(known, clean * scale[batch.owner], np.nan)

@@ -30,6 +30,7 @@ TERMS = (
     "cold_weights",
     "cold_traffic",
     "epilogue",
+    "gates",
 )
 """Columns of :func:`terms`."""
 
@@ -74,6 +75,7 @@ FEATURES = (
     "stride",
     "grouped",
     "epilogue",
+    "gates",
     "macs_per_read",
     "macs_per_written",
     "depth",
@@ -82,7 +84,7 @@ FEATURES = (
 )
 """Columns of :func:`features`."""
 
-GROWING = ("macs", "read", "written", "weights", "epilogue")
+GROWING = ("macs", "read", "written", "weights", "epilogue", "gates")
 """Features in which the trees' corrections are monotone; others, such as channels and intensities, are free."""
 
 
@@ -155,6 +157,7 @@ def terms(batch: KernelBatch, near: float, fine: bool = False) -> FloatArray:
             cold * batch["weights"],
             cold * (read + written),
             batch["epilogue"] * written,
+            batch["gates"] * written,
         ]
     )
 
@@ -176,6 +179,7 @@ def features(batch: KernelBatch) -> FloatArray:
         batch["stride"],
         (batch["groups"] > 1).astype(np.float64),
         batch["epilogue"],
+        batch["gates"],
         log("macs") - log("read"),
         log("macs") - log("written"),
         np.log2(batch["in_channels"] * batch["window"]),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 import onnx
 
 from hwnas.backends.onnx_graph import outline
-from hwnas.errors import TableError
+from hwnas.errors import ConfigError, TableError
 from hwnas.kernels.batch import COLUMNS, Kernel, KernelBatch
+from hwnas.kernels.fusion import FUSIONS
 from hwnas.kernels.model import FEWEST, KernelModel
 from hwnas.kernels.physics import CLASSES, FEATURES, TERMS
 from hwnas.kernels.reading import kernels_of_onnx
@@ -39,7 +41,24 @@ SCHEMA: dict[str, Any] = {
 
 _KNOWN = 0.5
 """Share of the kernels whose times must be known for prices to be learned from them."""
+_SPARE = 4
+"""Networks that may fail in the smallest profile."""
 _MEND = "hwnas profile --kernels with a larger profile.networks"
+
+
+def require_kernel_target(target: Target, networks: int | None = None) -> None:
+    """Raise unless kernels of a target can be told from a file, and ``networks`` are enough to learn their prices from.
+
+    Raises:
+        ConfigError: They cannot, or are not.
+    """
+    if target.runtime not in FUSIONS or target.precision != "fp32":
+        raise ConfigError(
+            f"kernels of {target} cannot be told from a file yet, only those of {', '.join(FUSIONS)} in fp32. "
+            f"Measure a model file with: hwnas measure FILE --target {target}"
+        )
+    if networks is not None and networks < FEWEST + _SPARE:
+        raise ConfigError(f"profile.networks={networks}: a kernel model needs at least {FEWEST + _SPARE} networks.")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -188,13 +207,27 @@ def times_of(rows: Sequence[LatencyRow], space: SearchSpace[Architecture], targe
 
     None when too few kernels have one for a model to learn from them.
     """
-    times = []
-    for row in rows:
-        for kernel in _kernels_of(row, space, target):
-            found = [row.kernels[node] for node in kernel.nodes if node in row.kernels]
-            times.append(sum(found) if found else np.nan)
-    known = np.isfinite(times)
-    return np.array(times) if known.mean() >= _KNOWN else None
+    parts = [_times_of(row.kernels, _kernels_of(row, space, target)) for row in rows]
+    times = np.concatenate(parts)
+    return times if np.isfinite(times).mean() >= _KNOWN else None
+
+
+def _times_of(told: Mapping[str, float], kernels: Sequence[Kernel]) -> FloatArray:
+    """Return the times of one network's kernels, ``[kernels]``.
+
+    Pieces of one node share its time; kernels of no name share, by what they write, what was told without a name.
+    """
+    times = np.full(len(kernels), np.nan)
+    pieces = Counter(node for kernel in kernels for node in kernel.nodes)
+    for index, kernel in enumerate(kernels):
+        found = [told[node] / pieces[node] for node in kernel.nodes if node in told]
+        if found:
+            times[index] = sum(found)
+    rest, nameless = np.isnan(times), told.get("", 0.0)
+    written = np.array([kernel.written for kernel in kernels])
+    if told and nameless > 0 and rest.any() and written[rest].sum() > 0:
+        times[rest] = nameless * written[rest] / written[rest].sum()
+    return times
 
 
 def compare(predictor: KernelPredictor, table: LatencyTable, space: SearchSpace[Architecture]) -> dict[str, Scores]:

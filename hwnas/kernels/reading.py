@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onnx import TensorProto
+
 from hwnas.errors import ConfigError, ModelFileError
 from hwnas.kernels.batch import Kernel
 from hwnas.kernels.fusion import FUSIONS
@@ -27,6 +29,37 @@ from hwnas.kernels.rewrites import (
 from hwnas.kernels.transposes import sink_transposes
 
 _PARTITIONS: dict[str, type[Partition]] = {"onnxruntime": OnnxRuntimePartition, "openvino": OpenVinoPartition}
+
+
+_OTHER_FLOATS = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16", TensorProto.DOUBLE: "float64"}
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinear", "Integer")
+
+
+def require_plain(path: Path, batch: int) -> None:
+    """Raise unless an ONNX file computes in float32, for this many images.
+
+    Raises:
+        ModelFileError: It is quantised, of another element type or for another batch; or it cannot be read.
+    """
+    graph = OnnxGraph(Path(path))
+    quantised = [node.op_type for node in graph.nodes if any(word in node.op_type for word in _QUANTISED)]
+    if quantised:
+        raise ModelFileError(
+            f"{path} is quantised ({quantised[0]}): kernels are told of fp32 files only. Give the file it was quantised from, "
+            "or measure it: hwnas measure."
+        )
+    other = [name for kind, name in _OTHER_FLOATS.items() if kind in graph.kinds]
+    if other:
+        raise ModelFileError(
+            f"{path} computes in {other[0]}: kernels are told of fp32 files only. Measure it: hwnas measure."
+        )
+    for name in graph.inputs:
+        shape = graph.known(name)
+        if len(shape) == 4 and shape[0] != batch:
+            raise ModelFileError(
+                f"{path} takes {shape[0]} images at once, the target {batch}. Write the target's batch as -b{shape[0]}, or export "
+                f"the file for {batch}."
+            )
 
 
 def kernels_of_onnx(path: Path, runtime: str) -> list[Kernel]:

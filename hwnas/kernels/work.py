@@ -11,6 +11,23 @@ from hwnas.kernels.batch import Kernel
 from hwnas.kernels.graph import OnnxGraph, Shape, name_of
 from hwnas.kernels.shapes import attribute
 
+GATES = frozenset(
+    {
+        "HardSwish",
+        "HardSigmoid",
+        "HSigmoid",
+        "Sigmoid",
+        "Swish",
+        "Gelu",
+        "FastGelu",
+        "Mish",
+        "Tanh",
+        "Elu",
+        "Selu",
+        "Softplus",
+    }
+)
+"""Operations that compute more of an element than a comparison."""
 UNARY = {
     *("Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "HardSwish", "Elu", "Selu", "PRelu", "Softplus"),
     *(

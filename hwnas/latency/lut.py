@@ -39,6 +39,8 @@ class BlockPrices:
         overhead: What every network pays once.
         fallback: Price of a block of an unseen key as non-negative weights of its physical features.
         strength: Weight of the kernel-time prior that cross-validation chose.
+        physical: Physical features of the keys, ``[len(keys), features]``: prices of unseen blocks lie between those of
+            smaller and larger ones.
     """
 
     keys: tuple[str, ...]
@@ -46,6 +48,7 @@ class BlockPrices:
     overhead: float
     fallback: FloatArray
     strength: float
+    physical: FloatArray
 
     def price_list(self, extractor: FeatureExtractor) -> tuple[FloatArray, BoolArray]:
         """Return the price of every block key of the extractor and whether it is a guess, each ``[keys]``.
@@ -58,7 +61,7 @@ class BlockPrices:
         missing = np.array([key not in known for key in keys], dtype=np.bool_)
         prices = np.array([known.get(key, 0.0) for key in keys])
         if missing.any():
-            low, high = bounds(physical[missing], physical[~missing], prices[~missing])
+            low, high = bounds(physical[missing], self.physical, self.prices)
             prices[missing] = np.clip(physical[missing] @ self.fallback, low, high)
         return prices, missing
 
@@ -81,6 +84,7 @@ class BlockPrices:
             "overhead": self.overhead,
             "fallback": [float(weight) for weight in self.fallback],
             "strength": self.strength,
+            "physical": self.physical.tolist(),
         }
 
     @classmethod
@@ -89,7 +93,8 @@ class BlockPrices:
         keys = tuple(raw["prices"])
         prices = np.array([raw["prices"][key] for key in keys], dtype=np.float64)
         fallback = np.array(raw["fallback"], dtype=np.float64)
-        return cls(keys, prices, float(raw["overhead"]), fallback, float(raw["strength"]))
+        physical = np.array(raw["physical"], dtype=np.float64).reshape(len(keys), len(fallback))
+        return cls(keys, prices, float(raw["overhead"]), fallback, float(raw["strength"]), physical)
 
 
 def bounds(asked: FloatArray, physical: FloatArray, prices: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -218,7 +223,7 @@ def fit_prices(rows: Sequence[LatencyRow], extractor: FeatureExtractor, weights:
     prices = monotone(physical[present], factors[:-1] * prior)
     fallback = fit_fallback(physical[present], prices)
     keys = tuple(extractor.indexer.keys[key] for key in present)
-    return BlockPrices(keys, prices, float(factors[-1]), fallback, strength)
+    return BlockPrices(keys, prices, float(factors[-1]), fallback, strength, physical[present])
 
 
 def _choose_strength(counts: FloatArray, prior: FloatArray, overhead: float, y: FloatArray, root: FloatArray) -> float:

@@ -130,7 +130,8 @@ class LatencyModel(LatencyPredictor):
         """
         kind, content = model_files.read_description(folder)
         if kind != "measured":
-            raise TableError(f"the latency model in {folder} is {kind}, not measured at length.")
+            what = "of kernels: it predicts ONNX files" if kind == "kernels" else f"{kind}, not measured at length"
+            raise TableError(f"the latency model in {folder} is {what}.")
         full, jury = model_files.load_regressors(folder, content)
         model = cls(**model_files.common_of(content, folder, space), full=full, jury=jury)
         if fingerprint is not None:

@@ -79,15 +79,17 @@ def block_kernels(kernels: Sequence[KernelTime], graph: LayerGraph, backend: Any
 
 
 def tensor_kernels(kernels: Sequence[KernelTime], graph: LayerGraph) -> dict[str, float]:
-    """Return layer name -> milliseconds of the kernel whose output it makes; ``""`` sums what makes no layer's output.
+    """Return tensor -> milliseconds of the kernel that makes it; ``""`` sums what makes none that the file names.
 
-    A change of layout is ``OPERATION:LAYER``, after the layer whose output it changes.
+    A layer's output has the layer's name. A change of layout that the file does not hold is ``OPERATION:TENSOR``, after the
+    tensor that it changes.
     """
     names = {tensor: layer for layer, tensor in tensor_names(graph).items()}
     sums: dict[str, float] = {}
     for kernel in kernels:
-        made = next((names[output] for output in kernel.outputs if output in names), "")
-        key = f"{kernel.op}:{made}" if made and kernel.op in OVERHEAD_OPS else made
+        made = next((names.get(output, output) for output in kernel.outputs), "")
+        added = kernel.op in OVERHEAD_OPS and (kernel.op != "Transpose" or made in names.values())
+        key = f"{kernel.op}:{made}" if made and added else made
         sums[key] = sums.get(key, 0.0) + float(kernel.ms)
     return sums
 

@@ -25,7 +25,7 @@ from hwnas.targets import Fingerprint, Target
 PLAN_FILE = "plan.json"
 
 _FEWEST_ROUNDS = 5
-_FEWEST_TRAIN = 20
+_FEWEST_TRAIN = 24
 _FEWEST_HELD_OUT = 5
 _FEWEST_KERNELS = 24
 _PROBED = 8

@@ -152,7 +152,7 @@ def _plan(
         return obtain_plan(session, networks, section, folder, fingerprint, protocol, sources)
     except MeasurementFailure as failure:
         raise type(failure)(
-            failure.kind, f"the smallest or largest network does not run on {networks.target}: {failure.detail}"
+            failure.kind, f"a network that the profile begins with does not run on {networks.target}: {failure.detail}"
         ) from failure
 
 

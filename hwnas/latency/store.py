@@ -173,26 +173,33 @@ def find_table(
 
 
 def require_kernel_table(target: Target, fingerprint: Fingerprint) -> StoredTable:
-    """Return the first table of this target and machine from which a model of kernels was made.
+    """Return the table of this target and machine from which the kernel model that saw most networks was made, the user's first.
 
     Raises:
         TableError: There is none; the message says how to make one.
     """
     tables, _ = list_tables()
     wanted = (target.runtime, target.precision, target.threads, target.batch)
-    others = set()
+    others, found = set(), []
     for stored in tables:
         own = stored.header.target
         if (own.runtime, own.precision, own.threads, own.batch) != wanted or not _prices_kernels(stored):
             continue
-        if not stored.header.fingerprint.differences(fingerprint):
-            return stored
-        others.add(str(own))
+        if stored.header.fingerprint.differences(fingerprint):
+            others.add(str(own))
+        else:
+            found.append(stored)
+    if found:
+        return max(found, key=lambda stored: (stored.place != "shipped", _networks_of(stored)))
     known = f" There are some of other machines: {', '.join(sorted(others))}." if others else ""
     raise TableError(
         f"no kernel model of {target} on this machine, which model files are predicted by.{known} "
         f"Make it: hwnas profile --kernels --target {target}"
     )
+
+
+def _networks_of(stored: StoredTable) -> int:
+    return int(read_description(stored.model_folder)[1].get("facts", {}).get("rows", 0))
 
 
 def _prices_kernels(stored: StoredTable) -> bool:
@@ -209,7 +216,8 @@ def _unusable_model(stored: StoredTable) -> str | None:
         kind, _ = read_description(stored.model_folder)
     except TableError as error:
         return f"its model cannot be read: {error}"
-    return None if kind == "measured" else "its model was itself transferred"
+    reasons = {"transferred": "its model was itself transferred", "kernels": "its model is of kernels"}
+    return reasons.get(kind)
 
 
 def find_outdated(target: Target, space: SearchSpace[Architecture], fingerprint: Fingerprint) -> StoredTable:

@@ -14,7 +14,7 @@ import numpy as np
 from hwnas.config import ProfileSection
 from hwnas.errors import RunFolderError, TableError
 from hwnas.files import write_json
-from hwnas.kernels.predictor import KernelPredictor
+from hwnas.kernels.predictor import KernelPredictor, require_kernel_target
 from hwnas.kernels.predictor import compare as kernel_scores
 from hwnas.latency.card import write_card
 from hwnas.latency.evaluation import Scores, compare, evaluate
@@ -218,7 +218,13 @@ def profile_folder(
     device: Device | None = None,
     sources: Sequence[LatencyModel] = (),
 ) -> Fitted:
-    """Profile a target into ``folder`` (resuming what is there) and fit its model, or transfer it from ``sources``."""
+    """Profile a target into ``folder`` (resuming what is there) and fit its model, or transfer it from ``sources``.
+
+    Raises:
+        ConfigError: The space is one of kernels, and those of the target's runtime cannot be told or are too few.
+    """
+    if not space.compositional:
+        require_kernel_target(target, section.networks)
     notes: tuple[str, ...] = ()
     planned, stored = (folder / PLAN_FILE).exists(), (folder / TABLE_FILE).exists()
     if stored:

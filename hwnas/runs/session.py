@@ -83,6 +83,10 @@ class Run:
             **self.config.space.settings,
         }
         space: SearchSpace[Any] = registry.load("space", self.config.space.name)(**settings)
+        if not space.compositional:
+            raise ConfigError(
+                f"space.name={space.name!r} is for hwnas profile --kernels; there is nothing to search in it."
+            )
         return space
 
     def new_supernet(self) -> AnySupernet:

@@ -12,6 +12,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from hwnas.backends.onnx_qdq import build_int8
+from hwnas.spaces.graph import LayerGraph
+from hwnas.spaces.synthetic import SyntheticArchitecture, SyntheticSpace
+
 Hwnas = Callable[..., subprocess.CompletedProcess[str]]
 TARGET = "local/onnxruntime-fp32"
 SMALL = (
@@ -81,7 +85,8 @@ def test_files_are_predicted_kernel_by_kernel(hwnas: Hwnas, profiled: dict[str, 
     assert small["value"] < large["value"]
     shown = hwnas("predict", files[0], "--target", TARGET)
     assert "costliest kernels of" in shown.stdout
-    assert "per inference" in shown.stdout
+    assert "kernel model: " in shown.stdout
+    assert small["model"] == profiled["folder"]
 
 
 def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -96,12 +101,23 @@ def test_what_cannot_be_predicted(hwnas: Hwnas, profiled: dict[str, object], fil
     folder = profiled["folder"]
     refused(hwnas("predict", files[0], "smallest", "--target", TARGET), "not both at once")
     refused(
-        hwnas("predict", files[0], "--target", "local/openvino-fp32-b3"),
+        hwnas("predict", files[0], "--target", "local/openvino-fp32-t2"),
         "no kernel model",
-        "hwnas profile --kernels --target local/openvino-fp32-t1-b3",
+        "hwnas profile --kernels --target local/openvino-fp32-t2-b1",
     )
     refused(hwnas("predict", files[0], "--target", "local/openvino-fp32", "--model", folder), "runtime")
-    refused(hwnas("predict", tmp_path / "absent.onnx", "--target", TARGET), "absent.onnx")
+    refused(hwnas("predict", tmp_path / "absent.onnx", "--target", TARGET), "absent.onnx", "is not a file")
+    refused(hwnas("predict", tmp_path / "model.xml", "--target", TARGET), "ONNX files only")
+    refused(hwnas("predict", files[0], "--target", f"{TARGET}-b2"), "takes 1 images at once, the target 2")
+    for kind, word in ((TensorProto.FLOAT16, "float16"), (TensorProto.DOUBLE, "float64")):
+        ends = [helper.make_tensor_value_info(name, kind, [1, 3, 8, 8]) for name in ("x", "y")]
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "other.onnx")
+        refused(hwnas("predict", tmp_path / "other.onnx", "--target", TARGET), word, "hwnas measure")
+    network = SyntheticSpace(families=("plain",), side=(8, 8), macs=2e6).graph(SyntheticArchitecture("plain", 0))
+    quantised = LayerGraph(tuple(layer for layer in network.layers if layer.op in ("input", "conv", "relu")))
+    onnx.save(build_int8(quantised), tmp_path / "int8.onnx")
+    refused(hwnas("predict", tmp_path / "int8.onnx", "--target", TARGET), "is quantised", "hwnas measure")
     (tmp_path / "broken.onnx").write_bytes(b"no model at all")
     refused(hwnas("predict", tmp_path / "broken.onnx", "--target", TARGET), "broken.onnx")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, 8, 8]) for name in ("x", "y")]
@@ -112,6 +128,9 @@ def test_what_cannot_be_predicted(hwnas: Hwnas, profiled: dict[str, object], fil
         refused(
             hwnas("profile", "--kernels", "--target", f"local/{runtime}"), "cannot be told from a file", "hwnas measure"
         )
+    refused(hwnas("profile", "--space", "synthetic", "--target", "local/torch-fp32"), "cannot be told from a file")
+    refused(hwnas("profile", "--kernels", "--target", TARGET, "--set", "profile.networks=12"), "at least 24 networks")
+    refused(hwnas("tables", "transfer", "--space", "synthetic", "--target", TARGET), "hwnas profile --kernels")
     refused(hwnas("profile", "--kernels", "--refresh", "--target", TARGET), "--refresh")
     refused(hwnas("profile", "--kernels", "--space", "other.yaml", "--target", TARGET), "--kernels", "other.yaml")
     refused(hwnas("profile", "--kernels", "--target", TARGET, "--set", "space.settings.depth=3"), "depth")

@@ -271,3 +271,10 @@ def test_changes_of_layout_are_told(models: dict[str, Path], name: str) -> None:
     outputs = [kernel for kernel in kernels if kernel.kind == "reorder" and kernel.nodes]
     assert len(outputs) == executed["ReorderOutput"]
     assert all(kernel.read == kernel.written > 0 for kernel in outputs)
+
+
+def test_costly_activations_are_told_from_comparisons(models: dict[str, Path]) -> None:
+    gates = {name: sum(kernel.gates for kernel in kernels_of_onnx(models[name], "openvino")) for name in NAMES}
+    assert gates["resnet18"] == gates["squeezenet1_1"] == gates["shufflenet_v2_x0_5"] == 0
+    assert gates["efficientnet_b0"] > 30
+    assert 10 < gates["mobilenet_v3_small"] < gates["efficientnet_b0"] + 30
