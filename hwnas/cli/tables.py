@@ -20,7 +20,7 @@ from hwnas.cli._common import (
     print_table,
 )
 
-app = typer.Typer(help="List, show, compare, merge and transfer latency tables.", no_args_is_help=True)
+app = typer.Typer(help="List, show, compare, merge, import and transfer latency tables.", no_args_is_help=True)
 
 
 @app.command("ls")
@@ -84,6 +84,44 @@ def merge(
         print_json(result)
     else:
         print(f"{result['networks']} networks in {result['folder']}")
+
+
+@app.command("import")
+def import_rows(
+    rows: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ROWS.jsonl",
+            help='One network a line: {"encoding": [...]} or {"architecture": {...}}, with latency_ms, perhaps low_ms and high_ms.',
+        ),
+    ],
+    target: TargetOption,
+    space: SpaceOption = "mobilenetv3",
+    machine: Annotated[str, typer.Option(help="Machine they were measured on: 'Pixel 3, Cortex-A76'. Needed.")] = "",
+    runtime_version: Annotated[str | None, typer.Option(help="Version of the runtime, for example 2.1.")] = None,
+    held_out: Annotated[float, typer.Option(help="Share of the networks that only judge the model.")] = 0.2,
+    coarse: Annotated[bool, typer.Option("--coarse", help="Take latencies that a coarse clock read.")] = False,
+    precision: PrecisionOption = None,
+    overrides: SetOption = [],
+    output: TableFolderOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make table and latency model of networks that you measured yourself, on any device."""
+    from hwnas import api
+
+    result = api.import_rows(
+        rows,
+        target,
+        space,
+        machine=machine,
+        runtime_version=runtime_version,
+        held_out=held_out,
+        coarse=coarse,
+        precision=precision,
+        overrides=overrides,
+        output=output,
+    )
+    print_fitted(result, as_json)
 
 
 @app.command("transfer")

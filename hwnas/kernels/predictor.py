@@ -41,6 +41,8 @@ SCHEMA: dict[str, Any] = {
 
 _KNOWN = 0.5
 """Share of the kernels whose times must be known for prices to be learned from them."""
+_RESOLUTION_MS = 5e-4
+"""Profiles of runtimes count microseconds: what is less than half of one is not resolved."""
 _SPARE = 4
 """Networks that may fail in the smallest profile."""
 _MEND = "hwnas profile --kernels with a larger profile.networks"
@@ -222,7 +224,7 @@ def _times_of(told: Mapping[str, float], kernels: Sequence[Kernel]) -> FloatArra
     for index, kernel in enumerate(kernels):
         found = [told[node] / pieces[node] for node in kernel.nodes if node in told]
         if found:
-            times[index] = sum(found)
+            times[index] = max(sum(found), _RESOLUTION_MS)
     rest, nameless = np.isnan(times), told.get("", 0.0)
     written = np.array([kernel.written for kernel in kernels])
     if told and nameless > 0 and rest.any() and written[rest].sum() > 0:

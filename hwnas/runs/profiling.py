@@ -18,6 +18,7 @@ from hwnas.kernels.predictor import KernelPredictor, require_kernel_target
 from hwnas.kernels.predictor import compare as kernel_scores
 from hwnas.latency.card import write_card
 from hwnas.latency.evaluation import Scores, compare, evaluate
+from hwnas.latency.importing import is_imported
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import fingerprint_on
 from hwnas.latency.predictor import LatencyPredictor, Prediction
@@ -240,9 +241,12 @@ def profile_folder(
 
 def _require_own(folder: Path, target: Target, transferring: bool) -> None:
     """Raise where a folder's table is of another target, or, for a transfer, was not made by one."""
-    own = read_header(folder / TABLE_FILE).target
+    header = read_header(folder / TABLE_FILE)
+    own = header.target
     if own != target:
         raise RunFolderError(f"{folder} holds the table of {own}, not of {target}. Use another folder: --output.")
+    if is_imported(header.fingerprint):
+        raise RunFolderError(f"{folder} holds an imported table, not a profile. Use another folder: --output.")
     if transferring:
         raise RunFolderError(
             f"{folder} holds a table that no transfer made; a transfer would replace its model. Use another folder: --output."

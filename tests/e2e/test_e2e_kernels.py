@@ -13,8 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from hwnas.backends.onnx_qdq import build_int8
-from hwnas.spaces.graph import LayerGraph
-from hwnas.spaces.synthetic import SyntheticArchitecture, SyntheticSpace
+from hwnas.testing.trained import example_space
 
 Hwnas = Callable[..., subprocess.CompletedProcess[str]]
 TARGET = "local/onnxruntime-fp32"
@@ -114,9 +113,8 @@ def test_what_cannot_be_predicted(hwnas: Hwnas, profiled: dict[str, object], fil
         graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "other.onnx")
         refused(hwnas("predict", tmp_path / "other.onnx", "--target", TARGET), word, "hwnas measure")
-    network = SyntheticSpace(families=("plain",), side=(8, 8), macs=2e6).graph(SyntheticArchitecture("plain", 0))
-    quantised = LayerGraph(tuple(layer for layer in network.layers if layer.op in ("input", "conv", "relu")))
-    onnx.save(build_int8(quantised), tmp_path / "int8.onnx")
+    space = example_space()
+    onnx.save(build_int8(space.graph(space.smallest)), tmp_path / "int8.onnx")
     refused(hwnas("predict", tmp_path / "int8.onnx", "--target", TARGET), "is quantised", "hwnas measure")
     (tmp_path / "broken.onnx").write_bytes(b"no model at all")
     refused(hwnas("predict", tmp_path / "broken.onnx", "--target", TARGET), "broken.onnx")
