@@ -19,6 +19,7 @@ from hwnas.latency.conformal import Conformal
 from hwnas.latency.crossfit import assign_folds
 from hwnas.latency.predictor import Prediction
 from hwnas.latency.statistics import BoolArray, FloatArray
+from hwnas.spaces.base import IntArray
 
 FOLDS = 5
 FEWEST = 20
@@ -124,6 +125,7 @@ class KernelModel:
         weights: FloatArray | None = None,
         *,
         times: FloatArray | None = None,
+        groups: IntArray | None = None,
         seed: int = 0,
         coverage: float = 0.9,
     ) -> KernelModel:
@@ -135,6 +137,8 @@ class KernelModel:
             weights: Weights of the networks, ``[n]``, in any unit; equal if not given.
             times: Times of the kernels that a runtime's own profile gives, ``[kernels]``, in the unit of ``y``; NaN where not
                 known. A network's are brought to sum to its latency (:func:`as_measured`).
+            groups: Family of each network, ``[n]``: what is believed and how wide intervals are then follows from families
+                that were left out whole, as the networks to predict will be of none of them. Without, folds are random.
             seed: Seed of folds and trees.
             coverage: Share of networks whose latency the interval is to hold.
 
@@ -153,9 +157,9 @@ class KernelModel:
                 )
         weight = weight / weight.mean()
         own = None if times is None else as_measured(batch, times, y)
-        fold = assign_folds(len(y), FOLDS, seed)
+        fold = assign_folds(len(y), FOLDS, seed) if groups is None else np.unique(groups, return_inverse=True)[1]
         trials = {shrink: (np.zeros(len(y)), np.zeros(len(y))) for shrink in SHARES}
-        for number in range(FOLDS):
+        for number in range(int(fold.max()) + 1):
             inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             taught = None if own is None else own[np.isin(batch.owner, inside)]
             prices = KernelPrices.fit(batch.take(inside), y[inside], weight[inside], seed, taught)

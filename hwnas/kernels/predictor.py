@@ -117,7 +117,16 @@ class KernelPredictor:
         """
         rows = rows_to_fit(table, space, FEWEST, _MEND)
         batch, times = _batch_of(rows, space, table.target), times_of(rows, space, table.target)
-        model = KernelModel.fit(batch, latencies_of(rows), row_weights(rows), times=times, seed=seed, coverage=coverage)
+        families = np.array([row.encoding[0] for row in rows], dtype=np.int64)
+        model = KernelModel.fit(
+            batch,
+            latencies_of(rows),
+            row_weights(rows),
+            times=times,
+            groups=families if len(set(families)) > 2 else None,
+            seed=seed,
+            coverage=coverage,
+        )
         described = {"name": space.name, "settings": space.settings(), "digest": space.digest}
         return cls(
             target=table.target,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -246,3 +247,27 @@ def test_a_saved_model_is_the_same(model: KernelModel) -> None:
     again, before = KernelModel.from_dict(plain, booster).predict(judges), model.predict(judges)
     for name in ("value", "low", "high", "out_of_distribution"):
         np.testing.assert_array_equal(getattr(again, name), getattr(before, name))
+
+
+def sized(rng: np.random.Generator, side: int) -> list[Kernel]:
+    """Convolutions on one size of image, which tells the family."""
+    pixels = (side * side, side * side)
+    widths = rng.integers(2, 25, rng.integers(3, 9)) * 8
+    return [Kernel.conv((int(a), int(b)), pixels, 9) for a, b in itertools.pairwise(widths)]
+
+
+def test_intervals_hold_families_that_were_left_out() -> None:
+    """What a family is slower by is learned with it; only folds of whole families know that others differ."""
+    rng = np.random.default_rng(13)
+    sides, strange = np.arange(12, 60, 5), np.arange(14, 60, 5)
+    family, other = np.arange(240) % len(sides), np.arange(400) % len(strange)
+    batch = KernelBatch.of([sized(rng, int(sides[number])) for number in family])
+    judges = KernelBatch.of([sized(rng, int(strange[number])) for number in other])
+    y = latencies(batch, 15) * np.exp(0.2 * rng.standard_normal(len(sides)))[family]
+    measured = latencies(judges, 17) * np.exp(0.2 * rng.standard_normal(len(strange)))[other]
+    shares = []
+    for groups in (None, family):
+        found = KernelModel.fit(batch, y, groups=groups).predict(judges)
+        shares.append(np.mean((found.low <= measured) & (measured <= found.high)))
+    assert shares[0] < 0.5, shares
+    assert shares[1] > 0.75, shares
