@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hwnas.kernels.pieces import ONNXRUNTIME_PIECES, OPENVINO_PIECES, Tree
-from hwnas.kernels.work import UNARY
+from hwnas.kernels.work import GATES, UNARY
 
 BLOCK = 16
 """Channels that ONNX Runtime keeps together where a tensor is in its blocked layout (AVX-512; 8 with AVX2)."""
@@ -30,6 +30,7 @@ class Fusion:
         passes_on: Operations that do nothing if they have one input.
         folds_ahead: Whether scales before a convolution become part of its weights, and concatenations of one another one.
         sinks: Operations behind which transposes are moved.
+        gates: Operations that cost more than a comparison where they are fused.
         several: Operation -> kinds of the kernels that it is run as, the last one named after it.
     """
 
@@ -38,6 +39,7 @@ class Fusion:
     pads: tuple[str, ...]
     behind_conv: frozenset[str]
     behind_linear: frozenset[str]
+    gates: frozenset[str]
     behind_sum: frozenset[str] = frozenset()
     inside: frozenset[str] = frozenset()
     alone: frozenset[str] = frozenset()
@@ -66,6 +68,7 @@ FUSIONS = {
         pads=("Conv", "MaxPool", "AveragePool"),
         behind_conv=_ORT_CONV,
         behind_sum=_ORT_SUM,
+        gates=GATES | {"Clip", "LeakyRelu"},  # all but Relu are a pass of their own over what a convolution wrote
         behind_linear=_ORT_BLOCKED | {"LeakyRelu", "Elu", "Selu", "Softplus", "Softsign", "ThresholdedRelu"},
         sinks=frozenset(ELEMENTWISE - {"BatchNormalization", "PRelu"}),
         several={"HardSwish": ("elementwise", "mul"), "Mish": ("elementwise", "elementwise", "mul")},
@@ -76,6 +79,7 @@ FUSIONS = {
         pads=("Conv", "AveragePool"),
         behind_conv=_OPENVINO,
         behind_linear=_OPENVINO,
+        gates=GATES,
         alone=_OPENVINO_ALONE,
         passes_on=("Concat",),
         folds_ahead=True,

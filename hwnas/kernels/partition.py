@@ -9,7 +9,7 @@ from typing import Any
 from hwnas.kernels.batch import Kernel
 from hwnas.kernels.fusion import Fusion
 from hwnas.kernels.graph import OnnxGraph, Shape
-from hwnas.kernels.work import GATES, channels, kernel_of
+from hwnas.kernels.work import channels, kernel_of
 
 FREE = {
     *("Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Constant", "ConstantOfShape", "Shape"),
@@ -134,7 +134,7 @@ class Partition(ABC):
             others = [name for name in dict.fromkeys(inputs) if self.maker.get(name) != host]
             pixels = channels(self.graph.known(node.output[0]))[1]
             kernel = replace(
-                kernel.with_epilogue(node.op_type in GATES),
+                kernel.with_epilogue(node.op_type in self.fusion.gates),
                 read=kernel.read + sum(self.graph.elements(name) for name in others),
                 written=max(kernel.written, self.graph.elements(node.output[0])),
                 out_pixels=max(kernel.out_pixels, pixels),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -44,6 +44,7 @@ class SyntheticSettings(BaseModel):
         macs: Most multiply-accumulates of a network.
         parameters: Most weights of a network.
         blocks: Most blocks of a network.
+        generator: Which way of drawing; raised with every change of it, so that encodings keep their meaning.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +55,7 @@ class SyntheticSettings(BaseModel):
     macs: float = Field(default=4e9, ge=1e6)
     parameters: int = Field(default=40_000_000, ge=1000)
     blocks: int = Field(default=16, ge=1)
+    generator: Literal[1] = 1
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class SyntheticSpace(SearchSpace[SyntheticArchitecture]):
             raise SpaceError(f"side=[{low}, {high}] of synthetic must lie in [4, 320], the smaller one first.")
 
     def settings(self) -> dict[str, Any]:
-        """Return every setting as plain data."""
-        return self._settings.model_dump(mode="json")
+        """Return every setting as plain data; the first generator goes without saying."""
+        return self._settings.model_dump(mode="json", exclude={"generator"} if self._settings.generator == 1 else None)
 
     @property
     def lower(self) -> IntArray:
