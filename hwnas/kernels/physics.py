@@ -56,6 +56,8 @@ channels that are no multiples of 4 (16 per group, where there are groups); runt
 """
 
 _BLOCK = 16
+_MANY = 8
+"""Positions of a product with a weight from which on it counts as a convolution."""
 _COLD = 2.0
 """Near memories that a network must exceed to find its data gone when it runs again."""
 _BALANCES = (4.0, 16.0, 64.0)
@@ -96,7 +98,9 @@ def classes(batch: KernelBatch, fine: bool = False) -> IntArray:
     """Return the class of each kernel as an index into :data:`CLASSES`, ``[kernels]``; the last ten only if ``fine``."""
     found = batch.kinds.copy()
     window, channels, groups = batch["window"], batch["in_channels"], batch["groups"]
-    conv = batch.kinds == KINDS.index("conv")
+    # the product of a weight with many positions is computed, and paid for, as a convolution of one pixel is
+    many = (batch.kinds == KINDS.index("linear")) & (batch["out_pixels"] >= _MANY)
+    conv = many | (batch.kinds == KINDS.index("conv"))
     low = 0.0
     for name, high in WINDOWS.items():
         own = conv & (window > low) & (window <= high)

@@ -271,3 +271,12 @@ def test_intervals_hold_families_that_were_left_out() -> None:
         shares.append(np.mean((found.low <= measured) & (measured <= found.high)))
     assert shares[0] < 0.5, shares
     assert shares[1] > 0.75, shares
+
+
+def test_a_product_of_many_positions_is_priced_as_a_convolution_of_one_pixel(model: KernelModel) -> None:
+    conv = Kernel.conv((96, 384), (56**2, 56**2), 1)
+    product, single = Kernel.linear(96, 384, positions=56**2), Kernel.linear(96, 384)
+    batch = KernelBatch.of([[conv], [product], [single]])
+    assert [CLASSES[number] for number in classes(batch)] == ["conv", "conv", "linear"]
+    prices = model.prices(batch)
+    assert prices[0] == prices[1] > prices[2]
