@@ -11,6 +11,7 @@ import pytest
 from latency_samples import make_rows
 
 from hwnas import api
+from hwnas.config import ProfileSection
 from hwnas.errors import ConfigError, FingerprintMismatchError, HwnasError, RunFolderError, TableError
 from hwnas.files import data_home
 from hwnas.latency import importing
@@ -19,8 +20,9 @@ from hwnas.latency.importing import choose_held_out, coarse_tick, import_table, 
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.rows import LatencyRow
 from hwnas.latency.sampling import plan_networks
-from hwnas.latency.store import find_sources, find_table
+from hwnas.latency.store import find_sources, find_table, read_header
 from hwnas.latency.table import LatencyTable
+from hwnas.runs.profiling import profile_folder
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.spaces.synthetic import SyntheticSpace
 from hwnas.targets import Fingerprint, Target
@@ -353,3 +355,11 @@ def test_an_unknown_error_of_a_space_is_still_an_answer(
     path = write(tmp_path / "rows.jsonl", [{"architecture": {}, "latency_ms": 1.0}])
     with pytest.raises(HwnasError, match=r"line 1: architecture is no network .*KeyError\('depth'\)"):
         importing.read_given(path, space)
+
+
+def test_a_profile_does_not_take_an_imported_table_for_its_own(imported: Path, space: MobileNetV3Space) -> None:
+    target = read_header(imported / "table.jsonl").target
+    before = (imported / "model" / "model.json").read_bytes()
+    with pytest.raises(RunFolderError, match="holds an imported table, not a profile"):
+        profile_folder(target, space, ProfileSection(), imported)
+    assert (imported / "model" / "model.json").read_bytes() == before
