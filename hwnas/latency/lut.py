@@ -84,7 +84,7 @@ class BlockPrices:
             "overhead": self.overhead,
             "fallback": [float(weight) for weight in self.fallback],
             "strength": self.strength,
-            "physical": self.physical.tolist(),
+            "physical": dict(zip(self.keys, self.physical.tolist(), strict=True)),
         }
 
     @classmethod
@@ -93,7 +93,7 @@ class BlockPrices:
         keys = tuple(raw["prices"])
         prices = np.array([raw["prices"][key] for key in keys], dtype=np.float64)
         fallback = np.array(raw["fallback"], dtype=np.float64)
-        physical = np.array(raw["physical"], dtype=np.float64).reshape(len(keys), len(fallback))
+        physical = np.array([raw["physical"][key] for key in keys], dtype=np.float64).reshape(len(keys), len(fallback))
         return cls(keys, prices, float(raw["overhead"]), fallback, float(raw["strength"]), physical)
 
 
