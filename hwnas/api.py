@@ -365,20 +365,20 @@ def _predict_files(
 ) -> list[dict[str, Any]]:
     from hwnas.kernels.batch import KernelBatch
     from hwnas.kernels.predictor import KernelPredictor, require_kernel_target
-    from hwnas.kernels.reading import kernels_of_onnx, require_plain
+    from hwnas.kernels.reading import kernels_of_onnx
     from hwnas.latency.profiling import MODEL_FOLDER
     from hwnas.latency.store import require_kernel_table
 
     require_kernel_target(target)
+    networks = []
     for path in paths:
         if path.suffix.lower() != ".onnx":
             raise ConfigError(f"{path}: kernels are read from ONNX files only. Give the .onnx file it was made from.")
         if not path.is_file():
             raise ModelFileError(f"{path} is not a file. Give an .onnx file.")
-        require_plain(path, target.batch)
+        networks.append(kernels_of_onnx(path, target.runtime, target.batch))
     place = Path(folder) / MODEL_FOLDER if folder is not None else require_kernel_table(target, here).model_folder
     predictor = KernelPredictor.load(place, here)
-    networks = [kernels_of_onnx(path, target.runtime) for path in paths]
     batch = KernelBatch.of(networks)
     prediction, prices = predictor.predict(batch), predictor.model.prices(batch)
     results = []

@@ -35,13 +35,9 @@ _OTHER_FLOATS = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinear", "Integer")
 
 
-def require_plain(path: Path, batch: int) -> None:
-    """Raise unless an ONNX file computes in float32, for this many images.
-
-    Raises:
-        ModelFileError: It is quantised, of another element type or for another batch; or it cannot be read.
-    """
-    graph = OnnxGraph(Path(path))
+def _require_plain(graph: OnnxGraph, batch: int) -> None:
+    """Raise unless an ONNX file computes in float32, for this many images."""
+    path = graph.path
     quantised = [node.op_type for node in graph.nodes if any(word in node.op_type for word in _QUANTISED)]
     if quantised:
         raise ModelFileError(
@@ -62,20 +58,24 @@ def require_plain(path: Path, batch: int) -> None:
             )
 
 
-def kernels_of_onnx(path: Path, runtime: str) -> list[Kernel]:
+def kernels_of_onnx(path: Path, runtime: str, batch: int | None = None) -> list[Kernel]:
     """Return the kernels that a runtime will run for an ONNX file, in an order in which they can run.
 
     Args:
         path: The file; of weights in other files only small ones are read.
         runtime: One of :data:`FUSIONS`.
+        batch: Images per inference that it must be for; then it must compute in float32, too.
 
     Raises:
         ConfigError: What that runtime fuses is not known.
-        ModelFileError: The file cannot be read, shapes are not fixed, or the work of an operation cannot be told.
+        ModelFileError: The file cannot be read, shapes are not fixed, or the work of an operation cannot be told; or, where
+            ``batch`` is given, it is quantised, of another element type or for another batch.
     """
     if runtime not in FUSIONS:
         raise ConfigError(f"kernels of {runtime} cannot be told from a file yet; known: {', '.join(FUSIONS)}.")
     graph, fusion = OnnxGraph(Path(path)), FUSIONS[runtime]
+    if batch is not None:
+        _require_plain(graph, batch)
     if fusion.drops_dead:
         drop_dead(graph)
     drop_identities(graph, fusion.passes_on)

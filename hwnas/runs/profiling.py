@@ -31,7 +31,6 @@ from hwnas.latency.transferred import TransferredModel, load_model, load_sources
 from hwnas.progress import progress_bar
 from hwnas.runs.session import Run
 from hwnas.spaces.base import SearchSpace
-from hwnas.spaces.synthetic import SyntheticSpace
 from hwnas.targets import Device, Target
 
 EVALUATION = "evaluation.json"
@@ -132,7 +131,7 @@ def fit_folder(
     names = tuple(model.facts.get("sources", ()))
     scores = compare(table, model, space, seed) if held_out else {}
     fitted = Fitted(folder, table.target, scores, len(table.measured()), notes, names, curve)
-    _write_evaluation(fitted, table, model.predict(encodings_of(table.measured())), coverage)
+    _write_evaluation(fitted, table, model.predict(encodings_of(table.measured())), coverage, kernels=False)
     return fitted
 
 
@@ -144,11 +143,13 @@ def _fit_kernels(
     rows = table.measured()
     scores = kernel_scores(predictor, table, space) if table.measured("held_out") else {}
     fitted = Fitted(folder, table.target, scores, len(rows), notes)
-    _write_evaluation(fitted, table, predictor.predict_rows(rows, space), coverage)
+    _write_evaluation(fitted, table, predictor.predict_rows(rows, space), coverage, kernels=True)
     return fitted
 
 
-def _write_evaluation(fitted: Fitted, table: LatencyTable, prediction: Prediction, coverage: float) -> None:
+def _write_evaluation(
+    fitted: Fitted, table: LatencyTable, prediction: Prediction, coverage: float, *, kernels: bool
+) -> None:
     rows = table.measured()
     points = [
         {
@@ -168,7 +169,7 @@ def _write_evaluation(fitted: Fitted, table: LatencyTable, prediction: Predictio
         table,
         named,
         coverage=coverage,
-        kernels=table.header.space == SyntheticSpace.name,
+        kernels=kernels,
         sources=fitted.sources,
         curve=curve,
     )

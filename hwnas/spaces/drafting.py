@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.spaces.graph import Layer
+from hwnas.spaces.graph import Layer, LayerGraph
 
 ACTIVATIONS = ("relu", "relu", "hswish", "swish")
 GATES = ("hsigmoid", "sigmoid")
@@ -51,14 +51,9 @@ class Draft:
         return replace(self, layers=list(self.layers), shapes=dict(self.shapes))
 
     @property
-    def macs(self) -> int:
-        """Multiply-accumulates so far."""
-        return sum(layer.macs for layer in self.layers)
-
-    @property
-    def parameters(self) -> int:
-        """Weights and biases so far."""
-        return sum(layer.parameters for layer in self.layers)
+    def graph(self) -> LayerGraph:
+        """The network so far."""
+        return LayerGraph(tuple(self.layers))
 
     @property
     def largest(self) -> int:
@@ -93,9 +88,12 @@ class Draft:
 
     def conv(self, channels: int, window: int, *, stride: int = 1, groups: int = 1, bias: bool = True) -> str:
         """Append a convolution."""
-        side = (self.side + 2 * ((window - 1) // 2) - window) // stride + 1
+        side = self._side_after(window, stride)
         fields: dict[str, Any] = {"kernel": window, "stride": stride, "groups": groups, "in_channels": self.channels}
         return self.add("conv", (channels, side, side), bias=bias, **fields)
+
+    def _side_after(self, window: int, stride: int) -> int:
+        return (self.side + 2 * ((window - 1) // 2) - window) // stride + 1
 
     def act(self, rng: np.random.Generator) -> str:
         """Append the network's activation."""
@@ -108,12 +106,21 @@ class Draft:
 
     def pool(self, op: str, window: int, stride: int) -> str:
         """Append a pool over windows."""
-        side = (self.side + 2 * ((window - 1) // 2) - window) // stride + 1
+        side = self._side_after(window, stride)
         return self.add(op, (self.channels, side, side), kernel=window, stride=stride)
 
     def join(self, *names: str) -> str:
         """Append the sum of tensors of one shape."""
         return self.add("add", self.shapes[names[0]], names)
+
+    def shortcut(self, width: int, stride: int) -> str:
+        """Return the tensor that is added behind a block: this one, or a convolution of it where shapes change."""
+        source = self.at
+        if stride == 1 and width == self.channels:
+            return source
+        name = self.conv(width, 1, stride=stride)
+        self.go(source)
+        return name
 
     def concat(self, *names: str) -> str:
         """Append tensors one after the other."""
@@ -171,13 +178,9 @@ def _plain(draft: Draft, rng: np.random.Generator) -> None:
 
 def _basic(draft: Draft, rng: np.random.Generator) -> None:
     """Two convolutions and a shortcut (ResNet-18)."""
-    source, stride = draft.at, _stride(draft, rng)
+    stride = _stride(draft, rng)
     width = draft.channels if stride == 1 and rng.random() < 0.7 else _width(draft, rng, 1.0, 2.0)
-    if stride > 1 or width != draft.channels:
-        shortcut = draft.conv(width, 1, stride=stride)
-        draft.go(source)
-    else:
-        shortcut = source
+    shortcut = draft.shortcut(width, stride)
     draft.conv(width, 3, stride=stride)
     draft.act(rng)
     draft.conv(width, 3)
@@ -187,7 +190,7 @@ def _basic(draft: Draft, rng: np.random.Generator) -> None:
 
 def _bottleneck(draft: Draft, rng: np.random.Generator) -> None:
     """Down, grouped or full 3 x 3, up, and a shortcut (ResNet-50, ResNeXt, RegNet)."""
-    source, stride = draft.at, _stride(draft, rng)
+    stride = _stride(draft, rng)
     per_group = int(rng.choice([4, 8, 16, 24, 48, 64]))
     inner = draft.odd(rng, float(np.clip(draft.channels * rng.uniform(0.25, 1.0), 8, 1024)))
     groups = 1
@@ -195,11 +198,7 @@ def _bottleneck(draft: Draft, rng: np.random.Generator) -> None:
         groups = max(inner // per_group, 1)
         inner = groups * per_group
     width = draft.channels if rng.random() < 0.6 else _width(draft, rng, 1.0, 2.0)
-    if stride > 1 or width != draft.channels:
-        shortcut = draft.conv(width, 1, stride=stride)
-        draft.go(source)
-    else:
-        shortcut = source
+    shortcut = draft.shortcut(width, stride)
     draft.conv(inner, 1)
     draft.act(rng)
     draft.conv(inner, 3, stride=stride, groups=groups)

@@ -182,12 +182,12 @@ class SyntheticSpace(SearchSpace[SyntheticArchitecture]):
         if not self._allows(trial, share):
             draft.head(rng)
             trial = draft
-        return LayerGraph(tuple(trial.layers))
+        return trial.graph
 
     def _allows(self, draft: Draft, share: float) -> bool:
-        settings = self._settings
-        small = draft.largest <= settings.elements and draft.parameters <= settings.parameters
-        return small and draft.macs <= share * settings.macs
+        settings, graph = self._settings, draft.graph
+        small = draft.largest <= settings.elements and graph.parameters <= settings.parameters
+        return small and graph.macs <= share * settings.macs
 
     def _stem(self, rng: np.random.Generator, share: float) -> Draft:
         settings = self._settings
