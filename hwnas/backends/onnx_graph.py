@@ -90,6 +90,9 @@ def add_layer_node(parts: GraphParts, layer: Layer, inputs: list[str], parameter
     elif layer.op == "avg_pool":
         attributes = convolution_attributes(layer)
         parts.node("AveragePool", inputs, output, layer.name, count_include_pad=1, **attributes)
+    elif layer.op == "relu6":
+        ends = (parts.constant(f"{layer.name}.{name}", np.float32(value)) for name, value in (("min", 0), ("max", 6)))
+        parts.node("Clip", [*inputs, *ends], output, layer.name)
     elif layer.op == "swish":
         gate = parts.node("Sigmoid", inputs, f"{layer.name}.gate")
         parts.node("Mul", [*inputs, gate], output, layer.name)

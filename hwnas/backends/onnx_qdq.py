@@ -51,7 +51,7 @@ def place(graph: LayerGraph) -> Placement:
             marked.update((*layer.inputs, layer.name))
         elif layer.op in _PASSING and source in marked:
             marked.add(layer.name)
-        elif layer.op == "relu" and source in marked:
+        elif layer.op in ("relu", "relu6") and source in marked:
             if readers[source] == 1 and source != graph.layers[0].name:
                 marked.discard(source)
                 removed[layer.name] = source

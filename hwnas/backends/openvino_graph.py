@@ -117,6 +117,8 @@ class _Writer:
         if layer.op == "hsigmoid":
             alpha = self.constant(f"{name}.alpha", np.array(1 / 6, dtype=np.float32))
             return ops.hard_sigmoid(inputs[0], alpha, self.constant(f"{name}.beta", np.array(0.5, dtype=np.float32)))
+        if layer.op == "relu6":
+            return ops.clamp(inputs[0], 0.0, 6.0)
         if layer.op == "global_pool":
             return ops.reduce_mean(inputs[0], self.constant(f"{name}.axes", np.array([2, 3], dtype=np.int64)), True)
         if layer.op == "flatten":

@@ -163,6 +163,7 @@ _RANGES = {
     "linear": Range.of(-6, 6),
     "add": Range.of(-8, 8),
     "relu": Range.of(0, 6),
+    "relu6": Range.of(0, 6),
     "hswish": Range.of(-0.375, 6),
     "hsigmoid": Range.of(0, 1),
 }

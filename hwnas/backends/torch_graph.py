@@ -54,6 +54,7 @@ class Mul(nn.Module):
 
 _SIMPLE: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
     "hswish": nn.Hardswish,
     "hsigmoid": nn.Hardsigmoid,
     "sigmoid": nn.Sigmoid,

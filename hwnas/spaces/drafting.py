@@ -10,7 +10,7 @@ import numpy as np
 
 from hwnas.spaces.graph import Layer, LayerGraph
 
-ACTIVATIONS = ("relu", "relu", "hswish", "swish")
+ACTIVATIONS = ("relu", "relu", "relu6", "hswish", "swish")
 GATES = ("hsigmoid", "sigmoid")
 _WINDOWS = (3, 3, 5, 7)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 OPS = (
-    *("input", "conv", "linear", "batch_norm", "relu", "hswish", "hsigmoid", "sigmoid", "swish", "add", "mul"),
+    *("input", "conv", "linear", "batch_norm", "relu", "relu6", "hswish", "hsigmoid", "sigmoid", "swish", "add", "mul"),
     *("max_pool", "avg_pool", "global_pool", "flatten", "concat", "slice", "shuffle"),
 )
 """Operations a layer graph may hold. ``batch_norm`` is one that no convolution can take in; ``shuffle`` interleaves channels

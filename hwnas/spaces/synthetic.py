@@ -55,7 +55,7 @@ class SyntheticSettings(BaseModel):
     macs: float = Field(default=4e9, ge=1e6)
     parameters: int = Field(default=40_000_000, ge=1000)
     blocks: int = Field(default=16, ge=1)
-    generator: Literal[1] = 1
+    generator: Literal[2] = 2
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class SyntheticSpace(SearchSpace[SyntheticArchitecture]):
             raise SpaceError(f"side=[{low}, {high}] of synthetic must lie in [4, 320], the smaller one first.")
 
     def settings(self) -> dict[str, Any]:
-        """Return every setting as plain data; the first generator goes without saying."""
-        return self._settings.model_dump(mode="json", exclude={"generator"} if self._settings.generator == 1 else None)
+        """Return every setting as plain data."""
+        return self._settings.model_dump(mode="json")
 
     @property
     def lower(self) -> IntArray:

@@ -30,7 +30,7 @@ CACHE_BYTES_PER_MS = 2.4e7
 MEMORY_BYTES_PER_MS = 8.0e6
 _COMPUTE_SCALING, _MEMORY_SCALING = 0.8, 0.5
 
-_JOINS = frozenset({"relu", "hswish", "hsigmoid", "sigmoid", "swish", "add"})
+_JOINS = frozenset({"relu", "relu6", "hswish", "hsigmoid", "sigmoid", "swish", "add"})
 """Operations that join the kernel of the convolution or linear layer before them."""
 _LEADS = frozenset({"conv", "linear"})
 _FREE = frozenset({"input", "flatten"})
