@@ -727,6 +727,10 @@ def import_rows(
     runtime_version: str | None = None,
     held_out: float = 0.2,
     coarse: bool = False,
+    column: str | None = None,
+    architectures: Path | None = None,
+    networks: int | None = None,
+    unit: str = "ms",
     precision: str | None = None,
     overrides: Sequence[str] = (),
     output: Path | None = None,
@@ -735,24 +739,29 @@ def import_rows(
 
     Args:
         rows: File with one network a line: ``encoding`` or ``architecture``, ``latency_ms``, perhaps ``low_ms`` and
-            ``high_ms``.
+            ``high_ms``; or an ``.npz`` file of columns as HELP has them for Once-for-All's networks; or Once-for-All's
+            lookup tables of blocks, a YAML file or a folder of them, from which networks are composed.
         target: What they were measured on; neither device nor runtime need exist here.
         space: As for :func:`profile`.
         machine: The machine they were measured on, in words.
         runtime_version: Version of the runtime, if known.
         held_out: Share of the networks that only judge the model.
         coarse: Whether to take latencies that are whole multiples of a coarse clock's tick.
+        column: Column of an ``.npz`` file.
+        architectures: JSON file that names the networks of its columns; ``X_arch.json`` beside ``X_latency.npz`` by default.
+        networks: Most networks to take of a file, or how many to compose of a table of blocks (300).
+        unit: ``ms``, ``us`` or ``s``; lines of networks are always in milliseconds.
         precision: Must agree with the target.
         overrides: As for :func:`profile`.
         output: Folder of table and model, which must not exist; in the user's data folder by default.
 
     Raises:
-        TableError: The file cannot be used; the line is named. Nothing is written.
+        TableError: The file cannot be used; the line or entry is named. Nothing is written.
         RunFolderError: There is something in the folder already.
     """
     wanted = resolve_target(target, precision)
     resolved, section = _space_and_profile(space, overrides)
-    from hwnas.latency.importing import complete_folder, import_table, require_new
+    from hwnas.latency.importing import IMPORTED, Reading, complete_folder, import_table, require_new
     from hwnas.latency.store import folder_name, user_root
 
     # A name of its own: a profile of the same target must not take this table for its own and measure nothing.
@@ -767,12 +776,16 @@ def import_rows(
         held_out=held_out,
         coarse=coarse,
         seed=section.seed,
+        reading=Reading(column, Path(architectures) if architectures else None, networks, unit),
     )
     # Imported only now: a mistake above is to be told at once.
     from hwnas.latency.profiling import TABLE_FILE
     from hwnas.runs.profiling import fit_folder
 
-    notes = (f"predict by it with: hwnas predict ARCHITECTURE --target {wanted} --model {shlex.quote(str(folder))}",)
+    notes = (
+        *table.header.session[IMPORTED].get("notes", ()),
+        f"predict by it with: hwnas predict ARCHITECTURE --target {wanted} --model {shlex.quote(str(folder))}",
+    )
     with complete_folder(folder) as made:
         table.save(made / TABLE_FILE)
         fitted = fit_folder(made, resolved, seed=section.seed, coverage=section.coverage, notes=notes)

@@ -91,8 +91,9 @@ def add_layer_node(parts: GraphParts, layer: Layer, inputs: list[str], parameter
         attributes = convolution_attributes(layer)
         parts.node("AveragePool", inputs, output, layer.name, count_include_pad=1, **attributes)
     elif layer.op == "relu6":
-        ends = (parts.constant(f"{layer.name}.{name}", np.float32(value)) for name, value in (("min", 0), ("max", 6)))
-        parts.node("Clip", [*inputs, *ends], output, layer.name)
+        ends = (("min", np.array(0, dtype=np.float32)), ("max", np.array(6, dtype=np.float32)))
+        bounds = [parts.constant(f"{layer.name}.{name}", value) for name, value in ends]
+        parts.node("Clip", [*inputs, *bounds], output, layer.name)
     elif layer.op == "swish":
         gate = parts.node("Sigmoid", inputs, f"{layer.name}.gate")
         parts.node("Mul", [*inputs, gate], output, layer.name)

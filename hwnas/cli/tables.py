@@ -91,8 +91,9 @@ def import_rows(
     rows: Annotated[
         Path,
         typer.Argument(
-            metavar="ROWS.jsonl",
-            help='One network a line: {"encoding": [...]} or {"architecture": {...}}, with latency_ms, perhaps low_ms and high_ms.',
+            metavar="FILE",
+            help='One network a line: {"encoding": [...]} or {"architecture": {...}}, with latency_ms, perhaps low_ms and high_ms; '
+            "or an .npz file of HELP's columns of Once-for-All's networks; or Once-for-All's YAML tables of blocks, a file or a folder.",
         ),
     ],
     target: TargetOption,
@@ -101,12 +102,20 @@ def import_rows(
     runtime_version: Annotated[str | None, typer.Option(help="Version of the runtime, for example 2.1.")] = None,
     held_out: Annotated[float, typer.Option(help="Share of the networks that only judge the model.")] = 0.2,
     coarse: Annotated[bool, typer.Option("--coarse", help="Take latencies that a coarse clock read.")] = False,
+    column: Annotated[str | None, typer.Option(help="Column of an .npz file, for example titan_rtx_1.")] = None,
+    architectures: Annotated[
+        Path | None, typer.Option(help="JSON list of its networks (default: X_arch.json beside X_latency.npz).")
+    ] = None,
+    networks: Annotated[
+        int | None, typer.Option(min=10, help="Most networks to take; of a table of blocks, to compose (default: 300).")
+    ] = None,
+    unit: Annotated[str, typer.Option(help="Unit of an .npz file or a table of blocks: ms, us or s.")] = "ms",
     precision: PrecisionOption = None,
     overrides: SetOption = [],
     output: TableFolderOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make table and latency model of networks that you measured yourself, on any device."""
+    """Make table and latency model of networks that you or others measured, on any device."""
     from hwnas import api
 
     result = api.import_rows(
@@ -117,6 +126,10 @@ def import_rows(
         runtime_version=runtime_version,
         held_out=held_out,
         coarse=coarse,
+        column=column,
+        architectures=architectures,
+        networks=networks,
+        unit=unit,
         precision=precision,
         overrides=overrides,
         output=output,

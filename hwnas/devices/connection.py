@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from hwnas_profilers.protocol import Frame
 
 RESTARTS = 3
 LOCK_POLL_S = 0.2
+_LOG = logging.getLogger("hwnas")
 
 
 class Connection:
@@ -172,6 +174,7 @@ class Connection:
 
     def _acquire(self, wait_s: float) -> None:
         until = time.monotonic() + wait_s
+        told = False
         while True:
             try:
                 reply = self.exchange({"cmd": "lock"}, (), self.deadline_s).header
@@ -187,6 +190,12 @@ class Connection:
                     f"another profile (process {reply['holder'] or 'unknown'}) has been timing on device {self.device.name} for "
                     f"{wait_s:g} s. Wait for it, or stop it, and give the same command again."
                 )
+            if not told:
+                _LOG.warning(
+                    "device %s: waiting for another profile (process %s) to end, for at most %g minutes",
+                    *(self.device.name, reply["holder"] or "unknown", wait_s / 60.0),
+                )
+                told = True
             time.sleep(LOCK_POLL_S)
 
     def close(self) -> None:

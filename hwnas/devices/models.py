@@ -77,7 +77,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class BurstSpec:
-    """How long one burst of a network lasts.
+    """How long one burst of a network lasts, in time whatever the runs are measured in.
 
     Attributes:
         target_ms: Timed runs go on until this much time has passed ...
@@ -98,8 +98,8 @@ class Burst:
 
     Attributes:
         handle: The loaded model.
-        samples: Wall-clock time of every timed run in the unit of the session (milliseconds unless the runtime counts
-            something else), float64 ``[runs]``; empty on failure.
+        samples: Every measured run in the unit of the session (milliseconds unless the device counts something else),
+            float64 ``[runs]``; empty on failure.
         involuntary_switches: Involuntary context switches during the timed runs; None where unknown.
         pressure_share: Share of the time in which some task waited for a CPU (pressure-stall information); None where unknown.
         started_s: Monotonic device clock at the start, seconds.
@@ -153,6 +153,7 @@ class WorkerInfo:
         context: Context keys (kernel, governor, memory, container, Python, ...).
         runtimes: Runtime name -> status.
         limits: What cannot be done there, as sentences (for example "no affinity on this system: grade C").
+        unit: What runs are measured in: ``ms``, or ``instructions`` on an emulator that counts them.
     """
 
     protocol: int
@@ -160,3 +161,4 @@ class WorkerInfo:
     context: dict[str, Any]
     runtimes: dict[str, RuntimeStatus] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
+    unit: str = "ms"

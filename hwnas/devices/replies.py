@@ -37,6 +37,7 @@ def worker_info(header: Mapping[str, Any]) -> WorkerInfo:
             for name, entry in header["runtimes"].items()
         },
         limits=tuple(header["limits"]),
+        unit=str(header["unit"]),
     )
 
 

@@ -73,6 +73,11 @@ class Session:
         """How often the worker had to be started again."""
         return self._connection.restarts
 
+    @property
+    def unit(self) -> str:
+        """What the runs of a burst are measured in: ``ms``, or ``instructions``."""
+        return self.hello().unit
+
     def hello(self, *, probe: bool = False) -> WorkerInfo:
         """Return what machine this is and which runtimes it has.
 

@@ -177,10 +177,13 @@ def analyse(
         reference: Canary latencies of an existing table; the results are normalised to it if the shift is significant.
             Without it this session's own median condition is the reference.
         limits: What the device said it cannot do.
-        unit: Unit of the samples.
+        unit: Unit of the samples. Where it is no time, nothing disturbs them and nothing is corrected.
         estimators: What may be chosen, simplest first.
         known: What is known of the session already (``cold_start``).
     """
+    counted = unit != "ms"
+    if counted:
+        estimators, reference = ESTIMATORS[:1], None
     rng = np.random.default_rng(protocol.seed)
     tick = tick_of(np.concatenate([cell.samples for cell in cells])) if cells else 0.0
     groups = []
@@ -192,7 +195,7 @@ def analyse(
     common = np.mean([level for level, _ in found], axis=0) if found else np.full(len(canaries), np.nan)
     drift = max((group.estimate.drift for group in groups if group.estimate), default=0.0)
     telling = [{key for key, may in zip(group.keys, group.logs.reference, strict=True) if may} for group in groups]
-    moved = (*known, *find_faults(cells, protocol, telling))
+    moved = () if counted else (*known, *find_faults(cells, protocol, telling))
     target = common
     if reference is not None:
         target = np.log([reference.get(name, np.nan) for name in canaries])
@@ -204,7 +207,7 @@ def analyse(
         way = _Way(estimator, Shift.between(here, error, target), reference is not None, tick, unit)
         for row, key in enumerate(group.keys):
             if key not in canaries:
-                disturbed = disturbances(by_key[key], protocol, 0.0, limits, moved)
+                disturbed = () if counted else disturbances(by_key[key], protocol, 0.0, limits, moved)
                 results.append(_measurement(group, row, by_key[key], disturbed, way))
     canary_values = {name: float(np.exp(level)) for name, level in zip(canaries, target, strict=True)}
     return SessionResult(

@@ -25,8 +25,13 @@ NAMES = {
 }
 
 
+_FINE = 0.001
+
+
 def _share(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+    if value is None or math.isnan(value):
+        return ""
+    return f"{100 * value:.1f} %" if value == 0 or abs(value) >= _FINE else f"{100 * value:.2g} %"
 
 
 def _number(value: float) -> str:
@@ -56,7 +61,7 @@ def write_card(
     """
     rows = table.measured()
     halves = np.array([row.halves for row in rows if len(row.halves) == 2])
-    differences = np.abs(np.log(halves[:, 0] / halves[:, 1])) if len(halves) else np.array([math.nan])
+    differences = np.abs(np.log(halves[:, 0] / halves[:, 1])) if len(halves) else None
     values = [row.latency for row in rows]
     timed = sum(row.count * row.percentiles.get("p50", row.latency) for row in rows) / 1e3
     environment = Environment(
@@ -78,7 +83,7 @@ def write_card(
         samples=sum(row.count for row in rows),
         seconds=timed if table.header.unit == "ms" else 0.0,
         grades={grade: sum(row.grade == grade for row in rows) for grade in ("A", "B", "C")},
-        repeat=np.quantile(differences, [0.5, 0.95]).tolist(),
+        repeat=None if differences is None else np.quantile(differences, [0.5, 0.95]).tolist(),
         disturbed=[
             f"{word} ({count})" for word, count in Counter(w for row in rows for w in row.disturbed).most_common()
         ],

@@ -138,6 +138,7 @@ def measure_session(
     keys = [item.key for item in items]
     if len(set(keys)) != len(keys) or set(keys) & set(CANARIES):
         raise ValueError("keys of the items to measure must be unique and no canary's")
+    protocol = protocol.for_unit(unit_of(session))
     state = SessionState(journal, keys, protocol, target)
     by_key = {item.key: item for item in items}
     groups = partition(keys, protocol)

@@ -16,7 +16,7 @@ from hwnas.files import read_json, write_json
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import KERNEL_RUNS, Networks
 from hwnas.latency.protocol import Protocol
-from hwnas.latency.resident import WARM_UP
+from hwnas.latency.resident import unit_of, warm_up_spec
 from hwnas.latency.sampling import extremes_of, plan_draws, plan_networks
 from hwnas.latency.transferred import names_of, plan_anchors, tables_of
 from hwnas.spaces.base import Architecture, IntArray, SearchSpace
@@ -101,18 +101,23 @@ class Cost:
 
 def probe_cost(session: Any, networks: Networks, protocol: Protocol, X: IntArray) -> Cost:
     """Build, load and run the networks ``X [n, n_genes]`` once, and say what one in between will cost."""
-    setups, latencies = [], []
+    setups, runs_s = [], []
+    timed, warm_up = unit_of(session) == "ms", warm_up_spec(session)
     for encoding in X:
         item = networks.item(encoding)
         start = time.monotonic()
         handle = session.load(item.obtain(), networks.target).handle
         setups.append(time.monotonic() - start)
-        (burst,) = session.burst_round([handle], WARM_UP)
-        latencies.append(float(np.median(burst.samples)) if len(burst.samples) else 0.0)
+        start = time.monotonic()
+        (burst,) = session.burst_round([handle], warm_up)
+        elapsed = time.monotonic() - start
+        if len(burst.samples):
+            runs = len(burst.samples) + warm_up.discard
+            runs_s.append(float(np.median(burst.samples)) / 1e3 if timed else elapsed / runs)
         session.unload(handle)
         if item.release is not None:
             item.release()
-    latency_s = float(np.mean(latencies)) / 1e3
+    latency_s = float(np.mean(runs_s)) if runs_s else 0.0
     spec = protocol.burst
     burst_s = max(spec.target_ms / 1e3, spec.min_runs * latency_s) + spec.discard * latency_s
     return Cost(float(np.mean(setups)), burst_s * (1.0 + 2.0 / protocol.canary_period), 4 * KERNEL_RUNS * latency_s)
@@ -215,6 +220,8 @@ def obtain_plan(
     else:
         sampled = plan_draws(networks.space, *size)
         kernels, probed = len(sampled.train), sampled.train[:_PROBED]
+    if unit_of(session) != "ms":
+        kernels = 0
     plan = ProfilePlan(sampled.train, sampled.held_out, kernels, protocol, 0.0, (), sampled.coverage)
     plan = fit_budget(plan, probe_cost(session, networks, protocol, probed), section.budget_minutes)
     write_json(path, {"identity": identity, "plan": plan.as_dict(), "names": names_of(sources)})

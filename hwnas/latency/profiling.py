@@ -120,7 +120,7 @@ def profile_target(
     networks = Networks(space, target, folder / WORK_FOLDER)
     with open_session(device or find_device(target.device)) as session:
         fingerprint = fingerprint_here(session, target)
-        wanted = protocol or protocol_of(section)
+        wanted = (protocol or protocol_of(section)).for_unit(unit_of(session))
         plan = _plan(session, networks, section, folder, fingerprint, wanted, sources)
         splits: dict[str, Split] = {}
         splits |= {networks.item(row).key: "train" for row in plan.train}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hwnas.devices.models import BurstSpec
 
 VERSION = 1
 """Version of the measuring protocol; part of every table's header."""
+
+COUNTED = BurstSpec(target_ms=0.0, min_runs=1, max_runs=1, discard=0)
+"""A burst where runs are counted, not timed: one is enough."""
+COUNTED_ROUNDS = 4
+"""Rounds where runs are counted."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,19 @@ class Protocol:
             raise ValueError(
                 f"confidence={self.confidence} must lie in (0, 1), target_half_width={self.target_half_width} above 0"
             )
+
+    def for_unit(self, unit: str, most_rounds: int = COUNTED_ROUNDS) -> Protocol:
+        """Return the protocol for what a device measures: few runs where it counts what nothing else disturbs.
+
+        Args:
+            unit: Unit of the samples; this protocol is for ``ms``.
+            most_rounds: Rounds of counting at most.
+        """
+        if unit == "ms":
+            return self
+        rounds = min(self.rounds, most_rounds)
+        fewest = min(self.min_rounds, rounds, COUNTED_ROUNDS)
+        return replace(self, rounds=rounds, min_rounds=fewest, burst=COUNTED, retries=0, pause_ms=0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data, with the protocol's version."""

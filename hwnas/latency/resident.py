@@ -15,7 +15,7 @@ from hwnas.errors import DeviceError, MeasurementFailure
 from hwnas.files import digest, sha256_file
 from hwnas.latency.analysis import contended
 from hwnas.latency.measurement import Cell, MeasureItem
-from hwnas.latency.protocol import Protocol
+from hwnas.latency.protocol import COUNTED, Protocol
 from hwnas.latency.session_state import SessionState
 from hwnas.latency.statistics import clearly_positive
 from hwnas.targets import Target
@@ -43,6 +43,11 @@ def exclusive(session: Any) -> contextlib.AbstractContextManager[Any]:
 def unit_of(session: Any) -> str:
     """Return the unit of the session's samples."""
     return str(getattr(session, "unit", "ms"))
+
+
+def warm_up_spec(session: Any) -> BurstSpec:
+    """Return the burst after loading, which is not recorded."""
+    return WARM_UP if unit_of(session) == "ms" else COUNTED
 
 
 def limits_of(session: Any) -> tuple[str, ...]:
@@ -109,11 +114,10 @@ class Resident:
     def warm_up(self, unit: Unit) -> bool:
         """Run what is not recorded, again while the networks get faster. Returns whether their first runs were cold."""
         keys = list(self.handles)
+        spec = warm_up_spec(self.session)
         before: list[dict[str, float]] = []
         for number in range(MAX_WARM_UPS):
-            cells = [
-                cell for cell in burst(self.session, self.handles, keys, unit, WARM_UP) if np.all(cell.samples > 0)
-            ]
+            cells = [cell for cell in burst(self.session, self.handles, keys, unit, spec) if np.all(cell.samples > 0)]
             cells = [cell for cell in cells if len(cell.samples)]
             earlier = before[-2:][0] if before else {}
             # to begin takes strong signs, for warm networks shall not pay; to go on takes weak ones

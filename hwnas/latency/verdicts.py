@@ -23,7 +23,7 @@ from hwnas.latency.canaries import CANARIES, build_canaries
 from hwnas.latency.estimation import Shift
 from hwnas.latency.measurement import Cell, Measurement
 from hwnas.latency.protocol import Protocol
-from hwnas.latency.resident import WARM_UP, exclusive, files_digest, limits_of, unit_of, visit
+from hwnas.latency.resident import exclusive, files_digest, limits_of, unit_of, visit, warm_up_spec
 from hwnas.latency.statistics import (
     PERCENTILES,
     FloatArray,
@@ -135,6 +135,8 @@ def measure_model(
     if statistic not in PERCENTILES:
         raise ValueError(f"statistic={statistic!r} must be one of {', '.join(PERCENTILES)}")
     protocol = protocol or Protocol(rounds=30)
+    if unit_of(session) != "ms":
+        protocol, reference = protocol.for_unit(unit_of(session), protocol.rounds), None
     with TemporaryDirectory(prefix="hwnas-canaries-") as folder, exclusive(session):
         canaries = build_canaries(registry.load("backend", target.runtime), target, Path(folder))
         handles: dict[str, str] = {}
@@ -169,7 +171,7 @@ def _unload(session: Any, handle: str) -> None:
 
 def _measure(session: Any, handles: dict[str, str], rounds: _Rounds) -> Measurement:
     protocol = rounds.protocol
-    session.burst_round(list(handles.values()), WARM_UP)
+    session.burst_round(list(handles.values()), warm_up_spec(session))
     failures: list[tuple[str, str]] = []
     values: dict[str, float] = {}
     drift = 0.0
@@ -201,7 +203,8 @@ def _measure(session: Any, handles: dict[str, str], rounds: _Rounds) -> Measurem
 
 def _measurement(session: Any, rounds: _Rounds, values: dict[str, float], drift: float, converged: bool) -> Measurement:
     samples = np.concatenate(rounds.model)
-    disturbed = disturbances(rounds.cells, rounds.protocol, drift, limits_of(session))
+    counted = unit_of(session) != "ms"
+    disturbed = () if counted else disturbances(rounds.cells, rounds.protocol, drift, limits_of(session))
     percentiles = percentiles_of(samples)
     good = not unknown_quality(disturbed)
     return Measurement(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from hwnas_profilers import affinity, protocol, timing
+from hwnas_profilers.counting import CLOCK, COUNTS
 
 ISA_FLAGS = frozenset(
     "sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 "
@@ -84,7 +85,8 @@ def identity(simulated: bool = False) -> Dict[str, Any]:
     if simulated:
         return {"cpu_model": "simulated", "isa": [], "arch": "simulated", "protocol": protocol.VERSION}
     model, flags = _cpu()
-    return {"cpu_model": model, "isa": flags, "arch": platform.machine(), "protocol": protocol.VERSION}
+    found = {"cpu_model": model, "isa": flags, "arch": platform.machine(), "protocol": protocol.VERSION}
+    return {**found, "counts": CLOCK.unit} if COUNTS else found
 
 
 def _container() -> str:
@@ -133,7 +135,9 @@ def context() -> Dict[str, Any]:
 
 def limits() -> List[str]:
     """Return what cannot be done or seen here, as sentences."""
-    found = []
+    found: List[str] = []
+    if COUNTS:
+        return found
     if affinity.ALLOWED is None:
         found.append("No thread affinity on this system: measurements are grade C.")
     if timing.pressure_us() is None:

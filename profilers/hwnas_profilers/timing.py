@@ -13,6 +13,8 @@ from typing import Callable, List, Optional
 
 import numpy as np
 
+from hwnas_profilers.counting import CLOCK, COUNTS
+
 try:
     import resource
 except ImportError:  # Windows
@@ -33,9 +35,9 @@ class BurstSpec:
 
 @dataclass(frozen=True)
 class BurstResult:
-    """What a burst gave: samples in milliseconds (float64 ``[runs]``) and what disturbed it (None = not known)."""
+    """What a burst gave: samples in the unit of the clock (float64 ``[runs]``) and what disturbed it (None = not known)."""
 
-    samples_ms: np.ndarray
+    samples: np.ndarray
     started_s: float
     involuntary_switches: Optional[int] = None
     pressure_share: Optional[float] = None
@@ -58,17 +60,17 @@ def involuntary_switches() -> Optional[int]:
 
 
 def _timed_runs(step: Callable[[], object], spec: BurstSpec) -> List[int]:
-    clock = time.perf_counter_ns
+    clock, now = CLOCK.read, time.perf_counter_ns
     samples: List[int] = []
     append = samples.append
-    end = clock() + int(spec.target_ms * 1e6)
+    end = now() + int(spec.target_ms * 1e6)
     while True:
         start = clock()
         step()
         stop = clock()
         append(stop - start)
         count = len(samples)
-        if count >= spec.max_runs or (stop >= end and count >= spec.min_runs):
+        if count >= spec.max_runs or (now() >= end and count >= spec.min_runs):
             return samples
 
 
@@ -90,10 +92,13 @@ def burst(step: Callable[[], object], spec: BurstSpec) -> BurstResult:
     finally:
         if was_enabled:
             gc.enable()
+    values = np.asarray(samples, dtype=np.float64) / CLOCK.per_unit
+    if COUNTS:
+        return BurstResult(values, started)
     share = None
     if pressure is not None and pressure_after is not None:
         share = min(max((pressure_after - pressure) / elapsed_us, 0.0), 1.0)
     preempted = None
     if switches is not None and switches_after is not None:
         preempted = switches_after - switches
-    return BurstResult(np.asarray(samples, dtype=np.float64) / 1e6, started, preempted, share)
+    return BurstResult(values, started, preempted, share)

@@ -21,6 +21,7 @@ import numpy as np
 
 from hwnas_profilers import affinity, fingerprint, protocol
 from hwnas_profilers.checks import agent_digest, check_batch, check_finite, classify, described
+from hwnas_profilers.counting import CLOCK, COUNTS
 from hwnas_profilers.exclusive import MachineLock
 from hwnas_profilers.memory import PeakMemory
 from hwnas_profilers.protocol import Failure, Frame
@@ -111,6 +112,7 @@ class Worker:
             "protocol": protocol.VERSION,
             "pid": os.getpid(),
             "agent_sha256": agent_digest(),
+            "unit": CLOCK.unit,
             "identity": fingerprint.identity(self._simulated),
             "context": {} if self._simulated else fingerprint.context(),
             "limits": [] if self._simulated else fingerprint.limits(),
@@ -239,7 +241,7 @@ class Worker:
             involuntary_switches=result.involuntary_switches,
             pressure_share=result.pressure_share,
         )
-        self._send(header, [np.asarray(result.samples_ms, dtype="<f8").tobytes()])
+        self._send(header, [np.asarray(result.samples, dtype="<f8").tobytes()])
 
     def _burst_round(self, frame: Frame) -> Reply:
         spec = BurstSpec(**frame.header["spec"])
@@ -249,6 +251,8 @@ class Worker:
 
     def _kernels(self, frame: Frame) -> Reply:
         handle, model = self._model(frame)
+        if COUNTS:
+            raise Failure("unsupported_op", f"no runtime tells the {CLOCK.unit} of its kernels")
         self._pin_for(handle)
         kernels = model.kernels(int(frame.header["runs"]))
         return {"kernels": [dataclasses.asdict(kernel) for kernel in kernels]}, []
@@ -265,7 +269,7 @@ class Worker:
         return {}, []
 
     def _take_lock(self, frame: Frame) -> Reply:
-        taken = self._lock.try_acquire()
+        taken = COUNTS or self._lock.try_acquire()
         return {"taken": taken, "holder": "" if taken else self._lock.holder(), "path": self._lock.path}, []
 
     def _give_lock(self, frame: Frame) -> Reply:

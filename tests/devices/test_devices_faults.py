@@ -193,7 +193,9 @@ def test_a_hanging_worker_ends_soon_after_its_client_is_gone(tmp_path: Path) -> 
         assert process.wait(timeout=60) == 3
 
 
-def test_only_one_session_holds_the_machine_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_session_holds_the_machine_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with open_session(Device("local")) as one, open_session(Device("local")) as other:
         with one.exclusive():
@@ -201,6 +203,7 @@ def test_only_one_session_holds_the_machine_at_a_time(tmp_path: Path, monkeypatc
                 pass
             with pytest.raises(DeviceError, match=f"process {one.worker_pid}"), other.exclusive(wait_s=0.3):
                 pass
+        assert caplog.text.count("waiting for another profile") == 1
         with other.exclusive(wait_s=5.0):
             os.kill(other.worker_pid, signal.SIGKILL)
             assert dies(other.worker_pid, 5.0)

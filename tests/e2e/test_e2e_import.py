@@ -11,6 +11,7 @@ import pytest
 import yaml
 from test_e2e_bad_input import SPACE, refused
 
+from hwnas.latency.importing.block_table import keys_of
 from hwnas.spaces.base import unique_rows
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 
@@ -60,6 +61,35 @@ def test_own_measurements_become_a_table_like_any_other(
     assert 0 < smallest["low"] < smallest["value"] < largest["value"]
     shown = hwnas("tables", "show", output, "--json")
     assert json.loads(shown.stdout)["identity"]["cpu_model"] == MACHINE
+
+
+def test_columns_and_tables_of_blocks_that_others_published(hwnas: Hwnas, tmp_path: Path) -> None:
+    own, rng = MobileNetV3Space(**SPACE["settings"] | {"widths": [1.0]}), np.random.default_rng(0)
+    space = tmp_path / "space.yaml"
+    space.write_text(yaml.safe_dump({"name": "mobilenetv3", "settings": own.settings()}))
+    networks = [own.decode(encoding) for encoding in unique_rows(own.sample(rng, 200))[:30]]
+    listed = []
+    for network in networks:
+        kernels, expands = [*network.kernels[0], 3], [*map(int, network.expands[0]), 3]
+        listed.append({"ks": kernels[:2], "e": expands[:2], "d": [network.depths[0]], "r": network.resolution})
+    (tmp_path / "ofa_arch.json").write_text(json.dumps(listed))
+    np.savez(tmp_path / "ofa_latency.npz", v100_1=rng.uniform(3, 9, len(networks)))
+    given = ("--target", PHONE, "--space", space, "--machine", MACHINE, "--output")
+    made = hwnas("tables", "import", tmp_path / "ofa_latency.npz", "--column", "v100_1", *given, tmp_path / "columns")
+    assert made.returncode == 0, made.stderr
+    means = {key: {"mean": 0.1 + len(key) / 100} for net in networks for plan in own.plan(net) for key in keys_of(plan)}
+    (tmp_path / "blocks.yaml").write_text(yaml.safe_dump(means))
+    made = hwnas("tables", "import", tmp_path / "blocks.yaml", "--networks", 30, *given, tmp_path / "blocks")
+    assert made.returncode == 0, made.stderr
+    assert "not measurements of networks" in " ".join(made.stdout.split())
+    for folder in ("columns", "blocks"):
+        predicted = hwnas("predict", "largest", "--target", PHONE, "--model", tmp_path / folder, "--json")
+        assert predicted.returncode == 0, predicted.stderr
+    (tmp_path / "v100_1.pt").write_bytes(b"PK")
+    refused(
+        hwnas("tables", "import", tmp_path / "v100_1.pt", *given, tmp_path / "out"), "is a pickle", "weights_only=True"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_imported_is_told_and_leaves_nothing(

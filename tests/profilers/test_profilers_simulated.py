@@ -57,10 +57,10 @@ def _fresh_device() -> None:
 
 
 def test_latency_follows_the_totals(tmp_path: Path) -> None:
-    quick = load(tmp_path, sigma=0.0).burst(SPEC).samples_ms
-    slow = load(tmp_path, {"macs": 8.0e7}, sigma=0.0).burst(SPEC).samples_ms
-    moving = load(tmp_path, {"bytes": 4.0e7}, sigma=0.0).burst(SPEC).samples_ms
-    small = load(tmp_path, precision="int8", sigma=0.0).burst(SPEC).samples_ms
+    quick = load(tmp_path, sigma=0.0).burst(SPEC).samples
+    slow = load(tmp_path, {"macs": 8.0e7}, sigma=0.0).burst(SPEC).samples
+    moving = load(tmp_path, {"bytes": 4.0e7}, sigma=0.0).burst(SPEC).samples
+    small = load(tmp_path, precision="int8", sigma=0.0).burst(SPEC).samples
     assert np.median(quick) == pytest.approx(OVERHEAD_MS + 2.0)
     assert np.median(slow) == pytest.approx(OVERHEAD_MS + 4.0)
     assert np.median(moving) == pytest.approx(OVERHEAD_MS + move_ms(4.0e7))
@@ -113,32 +113,32 @@ def test_a_kernel_takes_the_longer_of_computing_and_moving_and_moving_has_a_knee
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_one_others(tmp_path: Path) -> None:
-    first = load(tmp_path).burst(SPEC).samples_ms
-    again = load(tmp_path).burst(SPEC).samples_ms
+    first = load(tmp_path).burst(SPEC).samples
+    again = load(tmp_path).burst(SPEC).samples
     assert not np.array_equal(first[:5], again[:5]), "a model that is loaded again must not repeat its noise"
     fresh_device()
-    np.testing.assert_array_equal(first, load(tmp_path).burst(SPEC).samples_ms)
+    np.testing.assert_array_equal(first, load(tmp_path).burst(SPEC).samples)
     fresh_device()
-    assert not np.array_equal(first[:5], load(tmp_path, seed=1).burst(SPEC).samples_ms[:5])
+    assert not np.array_equal(first[:5], load(tmp_path, seed=1).burst(SPEC).samples[:5])
     model = load(tmp_path)
-    assert not np.array_equal(model.burst(SPEC).samples_ms, model.burst(SPEC).samples_ms)
+    assert not np.array_equal(model.burst(SPEC).samples, model.burst(SPEC).samples)
 
 
 def test_bursts_keep_their_bounds_in_virtual_time(tmp_path: Path) -> None:
-    samples = load(tmp_path, sigma=0.0).burst(SPEC).samples_ms
+    samples = load(tmp_path, sigma=0.0).burst(SPEC).samples
     assert samples[:-1].sum() < 25.0 <= samples.sum()
-    assert len(load(tmp_path).burst(BurstSpec(0.0, 9, 100, 0)).samples_ms) == 9
-    assert len(load(tmp_path).burst(BurstSpec(1e9, 1, 30, 0)).samples_ms) == 30
+    assert len(load(tmp_path).burst(BurstSpec(0.0, 9, 100, 0)).samples) == 9
+    assert len(load(tmp_path).burst(BurstSpec(1e9, 1, 30, 0)).samples) == 30
 
 
 def test_drift_steps_and_spikes_are_planted(tmp_path: Path) -> None:
     still = BurstSpec(target_ms=2000.0, min_runs=1, max_runs=10_000, discard=0)
-    drifting = load(tmp_path, sigma=0.0, drift_per_s=0.1).burst(still).samples_ms
+    drifting = load(tmp_path, sigma=0.0, drift_per_s=0.1).burst(still).samples
     assert drifting[-1] / drifting[0] == pytest.approx(1.2, rel=0.02)
     fresh_device()
-    stepped = load(tmp_path, sigma=0.0, step={"at_s": 1.0, "factor": 1.5}).burst(still).samples_ms
+    stepped = load(tmp_path, sigma=0.0, step={"at_s": 1.0, "factor": 1.5}).burst(still).samples
     assert stepped[-1] / stepped[0] == pytest.approx(1.5)
-    spiked = load(tmp_path, sigma=0.0, spikes={"probability": 0.1, "ms": 40.0}).burst(still).samples_ms
+    spiked = load(tmp_path, sigma=0.0, spikes={"probability": 0.1, "ms": 40.0}).burst(still).samples
     share = float((spiked > 20).mean())
     assert 0.0 < share < 0.4
 
@@ -146,11 +146,11 @@ def test_drift_steps_and_spikes_are_planted(tmp_path: Path) -> None:
 def test_a_ramp_ends_and_modes_come_and_go(tmp_path: Path) -> None:
     still = BurstSpec(target_ms=2000.0, min_runs=1, max_runs=10_000, discard=0)
     ramp = {"from_s": 0.5, "to_s": 1.0, "factor": 1.4}
-    risen = load(tmp_path, sigma=0.0, ramp=ramp).burst(still).samples_ms
+    risen = load(tmp_path, sigma=0.0, ramp=ramp).burst(still).samples
     assert risen[0] == pytest.approx(risen[200])
     assert risen[-1] / risen[0] == pytest.approx(1.4)
     modes = {"factor": 1.3, "dwell_s": 0.1, "share": 0.5}
-    ratio = load(tmp_path, sigma=0.0, modes=modes).burst(still).samples_ms / (OVERHEAD_MS + 2.0)
+    ratio = load(tmp_path, sigma=0.0, modes=modes).burst(still).samples / (OVERHEAD_MS + 2.0)
     slow = ratio > 1.15
     np.testing.assert_allclose(ratio, np.where(slow, 1.3, 1.0), rtol=1e-6)
     assert 2 <= np.count_nonzero(np.diff(slow)) <= 20
@@ -160,26 +160,26 @@ def test_load_throttles_and_a_pause_recovers(tmp_path: Path) -> None:
     work = BurstSpec(target_ms=1000.0, min_runs=1, max_runs=10_000, discard=0)
     throttle = {"factor": 1.5, "after_s": 0.4, "recovery_s": 0.2}
     model = load(tmp_path, sigma=0.0, throttle=throttle)
-    hot = model.burst(work).samples_ms
+    hot = model.burst(work).samples
     assert hot[-1] / hot[0] == pytest.approx(1.5)
-    assert model.burst(SPEC).samples_ms[0] == pytest.approx(hot[-1])
+    assert model.burst(SPEC).samples[0] == pytest.approx(hot[-1])
     (tmp_path / "pause.sim.json").write_text(json.dumps({"idle": True}))
     pause = simulated.RUNTIME.load(tmp_path / "pause.sim.json", LoadSpec("fp32", options={"throttle": throttle}))
     before = DEVICE.now_s
-    assert pause.burst(BurstSpec(1000.0, 1, 1, 0)).samples_ms.tolist() == [1000.0]
+    assert pause.burst(BurstSpec(1000.0, 1, 1, 0)).samples.tolist() == [1000.0]
     assert DEVICE.now_s - before == pytest.approx(1.0)
-    assert model.burst(SPEC).samples_ms[0] == pytest.approx(hot[0])
+    assert model.burst(SPEC).samples[0] == pytest.approx(hot[0])
 
 
 def test_a_coarse_clock_reads_ticks_and_first_runs_are_cold(tmp_path: Path) -> None:
-    read = load(tmp_path, sigma=0.0, tick_ms=0.3).burst(SPEC).samples_ms
+    read = load(tmp_path, sigma=0.0, tick_ms=0.3).burst(SPEC).samples
     np.testing.assert_allclose(read / 0.3, np.round(read / 0.3), atol=1e-6)
     assert np.mean(read) == pytest.approx(OVERHEAD_MS + 2.0, abs=0.05)
     model = load(tmp_path, sigma=0.0, cold={"factor": 3.0, "runs": 5.0})
-    cold = model.burst(BurstSpec(1.0, 40, 40, 0)).samples_ms
+    cold = model.burst(BurstSpec(1.0, 40, 40, 0)).samples
     assert cold[0] / (OVERHEAD_MS + 2.0) == pytest.approx(3.0)
     assert np.all(np.diff(cold) < 0)
-    assert model.burst(SPEC).samples_ms[-1] == pytest.approx(OVERHEAD_MS + 2.0, rel=0.01)
+    assert model.burst(SPEC).samples[-1] == pytest.approx(OVERHEAD_MS + 2.0, rel=0.01)
 
 
 @pytest.mark.parametrize("faults", [{"drfit_per_s": 1.0}, {"step": {"at_s": 1.0}}])

@@ -31,22 +31,22 @@ class Step:
 def test_a_burst_keeps_both_the_least_count_and_the_least_time() -> None:
     slow = Step(sleep_s=0.004)
     result = burst(slow, BurstSpec(target_ms=0.0, min_runs=4, max_runs=100, discard=3))
-    assert len(result.samples_ms) == 4
+    assert len(result.samples) == 4
     assert slow.calls == 7
     quick = Step()
     result = burst(quick, BurstSpec(target_ms=5.0, min_runs=2, max_runs=10**9, discard=0))
-    assert len(result.samples_ms) > 2
-    assert quick.calls == len(result.samples_ms)
+    assert len(result.samples) > 2
+    assert quick.calls == len(result.samples)
 
 
 def test_a_burst_never_exceeds_its_most_runs() -> None:
-    assert len(burst(Step(), BurstSpec(target_ms=1e6, min_runs=1, max_runs=7, discard=0)).samples_ms) == 7
+    assert len(burst(Step(), BurstSpec(target_ms=1e6, min_runs=1, max_runs=7, discard=0)).samples) == 7
 
 
 def test_samples_are_milliseconds_of_each_run() -> None:
     result = burst(Step(sleep_s=0.003), BurstSpec(target_ms=0.0, min_runs=5, max_runs=5, discard=0))
-    assert result.samples_ms.dtype == np.float64
-    assert (result.samples_ms >= 3.0).all()  # a sleep never ends early; a busy machine may end it late
+    assert result.samples.dtype == np.float64
+    assert (result.samples >= 3.0).all()  # a sleep never ends early; a busy machine may end it late
 
 
 def test_garbage_collection_is_off_inside_and_as_before_outside() -> None:
