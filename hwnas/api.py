@@ -116,6 +116,7 @@ def profile(
     precision: str | None = None,
     overrides: Sequence[str] = (),
     budget_minutes: float | None = None,
+    interval: float | None = None,
     output: Path | None = None,
     refresh: bool = False,
     kernels: bool = False,
@@ -128,6 +129,8 @@ def profile(
         precision: Must agree with the target.
         overrides: ``space.settings.KEY=VALUE`` and ``profile.KEY=VALUE``.
         budget_minutes: Longest time for measuring.
+        interval: Median half-width of the prediction intervals, as a share of the latency, at which measuring ends;
+            ``profile.networks`` is then the most.
         output: Folder of table and model; the user's data folder by default.
         refresh: After an upgrade of the runtime: measure 20 networks and transfer the older table's model.
         kernels: Measure random networks instead of a space's, and fit the prices of kernels by which any model file is
@@ -151,6 +154,12 @@ def profile(
     resolved, section = _space_and_profile(KERNEL_SPACE if kernels else space, (*sizes, *overrides))
     if budget_minutes is not None:
         section = section.model_copy(update={"budget_minutes": budget_minutes})
+    if interval is not None:
+        section = section.model_copy(update={"interval": interval})
+    if section.interval is not None and not 0 < section.interval < 1:
+        raise ConfigError(f"--interval {interval} must lie between 0 and 1: 0.05 asks for 5 % to each side.")
+    if section.interval is not None and (kernels or refresh):
+        raise ConfigError("--interval is for the networks of a space: leave out --kernels and --refresh, or it.")
     if refresh:
         return _refresh(wanted, resolved, section, output)
     # Imported only now: a mistake above is to be told at once.

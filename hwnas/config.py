@@ -73,14 +73,16 @@ class DataSection(Section):
 class ProfileSection(Section):
     """How a target's table and latency model are made.
 
-    With ``reuse``, a run takes a table of this machine, target and space from the user's data folder or those shipped, if
-    there is one, instead of profiling.
+    With ``interval``, ``networks`` is the most: measuring ends when the prediction intervals' median half-width, as a share of
+    the latency, is at most that. With ``reuse``, a run takes a table of this machine, target and space from the user's data
+    folder or those shipped, if there is one, instead of profiling.
     """
 
     reuse: bool = True
 
     networks: int = Field(default=120, ge=10)
     held_out: int = Field(default=20, ge=0)
+    interval: float | None = Field(default=None, gt=0, lt=1)
     budget_minutes: float | None = Field(default=None, gt=0)
     rounds: int = Field(default=12, ge=3)
     coverage: float = Field(default=0.9, gt=0.5, lt=1)

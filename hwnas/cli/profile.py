@@ -23,6 +23,10 @@ def profile(
     precision: PrecisionOption = None,
     overrides: SetOption = [],
     budget_minutes: Annotated[float | None, typer.Option(help="Spend at most this long on measuring.")] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(help="Stop when the intervals' median half-width is at most this share, for example 0.05."),
+    ] = None,
     output: TableFolderOption = None,
     refresh: Annotated[
         bool,
@@ -51,6 +55,7 @@ def profile(
         precision=precision,
         overrides=overrides,
         budget_minutes=budget_minutes,
+        interval=interval,
         output=output,
         refresh=refresh,
         kernels=kernels,

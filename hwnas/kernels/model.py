@@ -5,7 +5,7 @@ A family of networks that it lacks is learned by adding a few of its networks to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ import xgboost as xgb
 
 from hwnas.errors import TableError
 from hwnas.kernels.batch import KernelBatch
-from hwnas.kernels.physics import CLASSES, TERMS, classes
+from hwnas.kernels.pack_sum import boost
+from hwnas.kernels.physics import CLASSES, TERMS, classes, terms
 from hwnas.kernels.prices import KernelPrices, PhysicalPrices
+from hwnas.latency.base_models import fit_non_negative
 from hwnas.latency.conformal import Conformal
 from hwnas.latency.crossfit import assign_folds
 from hwnas.latency.predictor import Prediction
@@ -34,6 +36,9 @@ _MARGIN = 1.25
 _EXTRAPOLATED = 0.05
 """Share of a prediction that may rest on kernels unlike those measured."""
 
+_PLAIN = ("launch", "macs", "read", "written", "weights")
+_FEW = 30.0
+"""So many networks tell plain terms apart, but no others."""
 _TINY = 1e-12
 _SMALL = 0.3
 """Share of the networks, the fastest, that tell how much a profile adds to a kernel."""
@@ -99,6 +104,38 @@ def as_measured(batch: KernelBatch, times: FloatArray, y: FloatArray) -> FloatAr
     return np.where(known, clean * scale[batch.owner], np.nan)
 
 
+def plain_prices(batch: KernelBatch, y: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return prices of plain terms only, ``[classes, terms]``: fewer than :class:`PhysicalPrices` fits, on as many networks.
+
+    Args:
+        batch: Kernels of ``n`` networks.
+        y: Their latencies, ``[n]``.
+        weights: Weights of the networks, ``[n]``.
+    """
+    kind, plain = classes(batch), [TERMS.index(name) for name in _PLAIN]
+    work = terms(batch, np.inf)[:, plain]
+    counted = np.zeros((len(batch), len(CLASSES), len(plain)))
+    np.add.at(counted, (batch.owner, kind), work)
+    measured: BoolArray = counted.any(axis=(0, 2))
+    prices = np.zeros((len(CLASSES), len(TERMS)))
+    own = fit_non_negative(counted[:, measured].reshape(len(batch), -1), y, weights)
+    prices[np.ix_(~measured, plain)] = fit_non_negative(batch.sums(work), y, weights)
+    prices[np.ix_(measured, plain)] = own.reshape(-1, len(plain))
+    return prices
+
+
+def fit_prices(
+    batch: KernelBatch, y: FloatArray, weights: FloatArray, seed: int, times: FloatArray | None
+) -> KernelPrices:
+    """Fit as :meth:`KernelPrices.fit` does; where times are not known, few networks are believed plain terms only."""
+    if times is not None:
+        return KernelPrices.fit(batch, y, weights, seed, times)
+    physical, told = PhysicalPrices.fit(batch, y, weights), max(0.0, 1.0 - _FEW / len(y))
+    table = told * physical.table + (1.0 - told) * plain_prices(batch, y, weights)
+    physical = replace(physical, constant=told * physical.constant, table=table)
+    return KernelPrices(physical, boost(batch, physical(batch), physical.constant, y, weights, seed))
+
+
 @dataclass(frozen=True)
 class KernelModel:
     """Predicts the median latency of any network whose kernels are known.
@@ -162,14 +199,14 @@ class KernelModel:
         for number in range(int(fold.max()) + 1):
             inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             taught = None if own is None else own[np.isin(batch.owner, inside)]
-            prices = KernelPrices.fit(batch.take(inside), y[inside], weight[inside], seed, taught)
+            prices = fit_prices(batch.take(inside), y[inside], weight[inside], seed, taught)
             priced = prices(batch.take(outside))
             for shrink, (value, shift) in trials.items():
                 value[outside], shift[outside] = priced.totals(shrink), priced.shift(shrink)
         errors = {shrink: float(np.mean(weight * np.abs(np.log(y / value)))) for shrink, (value, _) in trials.items()}
         shrink = min(SHARES, key=errors.__getitem__)
         out_of_fold, shift = trials[shrink]
-        full = KernelPrices.fit(batch, y, weight, seed, own)
+        full = fit_prices(batch, y, weight, seed, own)
         facts = {
             "networks": len(y),
             "seed": seed,

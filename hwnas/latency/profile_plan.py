@@ -168,7 +168,7 @@ def identity_of_plan(
     sources: Sequence[LatencyModel] = (),
 ) -> dict[str, Any]:
     """Return what must be equal for a profile to go on in a folder; coverage and budget do not change what is measured."""
-    asked = section.model_dump(mode="json", exclude={"coverage", "budget_minutes", "reuse"})
+    asked = section.model_dump(mode="json", exclude={"coverage", "budget_minutes", "reuse", "interval"})
     return {
         "target": str(target),
         "space": space.digest,

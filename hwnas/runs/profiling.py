@@ -19,7 +19,9 @@ from hwnas.kernels.predictor import compare as kernel_scores
 from hwnas.latency.card import write_card
 from hwnas.latency.evaluation import Scores, compare, evaluate
 from hwnas.latency.importing import is_imported
+from hwnas.latency.measurement import OnProgress
 from hwnas.latency.model import LatencyModel
+from hwnas.latency.narrowing import FIRST, narrow
 from hwnas.latency.networks import fingerprint_on
 from hwnas.latency.predictor import LatencyPredictor, Prediction
 from hwnas.latency.profile_plan import PLAN_FILE
@@ -31,7 +33,7 @@ from hwnas.latency.transferred import TransferredModel, load_model, load_sources
 from hwnas.progress import progress_bar
 from hwnas.runs.session import Run
 from hwnas.spaces.base import SearchSpace
-from hwnas.targets import Device, Target
+from hwnas.targets import Device, Target, find_device
 
 EVALUATION = "evaluation.json"
 CURVE = (5, 10, 20, 50, 100)
@@ -232,12 +234,31 @@ def profile_folder(
     if stored:
         _require_own(folder, target, transferring=bool(sources) and not planned)
     if planned or not stored:
+        narrowing = section.interval is not None and space.compositional and not sources
+        first = section.model_copy(update={"networks": min(FIRST, section.networks)}) if narrowing else section
         with progress_bar(f"profiling {target}", 1.0) as advance:
             report: ProfileReport = profile_target(
-                target, space, section, folder, device=device, sources=sources, on_progress=advance
+                target, space, first, folder, device=device, sources=sources, on_progress=advance
             )
         notes = report.notes
+        if narrowing:
+            notes += (_narrow(report, space, section, folder, device or find_device(target.device)),)
     return fit_folder(folder, space, seed=section.seed, coverage=section.coverage, notes=notes)
+
+
+def _narrow(
+    report: ProfileReport, space: SearchSpace[Any], section: ProfileSection, folder: Path, device: Device
+) -> str:
+    """Measure until the intervals are as narrow as asked for, replace the table, and return how it ended."""
+    left = math.inf if section.budget_minutes is None else 60.0 * section.budget_minutes - report.seconds
+    with progress_bar(f"narrowing {report.table.target}", section.networks - FIRST) as advance:
+
+        def steps(count: int) -> OnProgress:
+            return lambda step, note: advance(step * count, note)
+
+        table, note = narrow(report.table, space, section, folder, device, seconds_left=left, on_progress=steps)
+    table.save(folder / TABLE_FILE)
+    return note
 
 
 def _require_own(folder: Path, target: Target, transferring: bool) -> None:
