@@ -47,7 +47,7 @@ def _least_known(pool: IntArray, widths: FloatArray, count: int) -> IntArray:
     """Return ``count`` networks of the pool, which is in random order: some as they come, the others by width."""
     drawn = round(_AT_RANDOM * count)
     widest = drawn + np.argsort(-widths[drawn:], kind="stable")[: count - drawn]
-    return pool[np.concatenate([np.arange(drawn), widest])]
+    return np.asarray(pool[np.concatenate([np.arange(drawn), widest])], dtype=np.int64)
 
 
 def narrow(
