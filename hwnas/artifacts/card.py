@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from hwnas.artifacts.manifest import Manifest
 from hwnas.files import write_text
+from hwnas.markdown import render
 
 CARD = "README.md"
 
@@ -29,15 +28,8 @@ def _cell(value: object) -> str:
 
 def render_card(manifest: Manifest) -> str:
     """Return the card as Markdown."""
-    environment = Environment(
-        loader=PackageLoader("hwnas.artifacts"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        autoescape=False,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"share": _share, "cell": _cell, "number": _number}
-    return environment.get_template("card.md.j2").render(m=manifest).rstrip() + "\n"
+    filters = {"share": _share, "cell": _cell, "number": _number}
+    return render("hwnas.artifacts", "card.md.j2", filters, m=manifest)
 
 
 def write_card(folder: Path, manifest: Manifest) -> Path:

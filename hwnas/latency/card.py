@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hwnas.files import write_text
 from hwnas.latency.table import LatencyTable
+from hwnas.markdown import render
 
 CARD = "README.md"
 NAMES = {
@@ -64,15 +64,10 @@ def write_card(
     differences = np.abs(np.log(halves[:, 0] / halves[:, 1])) if len(halves) else None
     values = [row.latency for row in rows]
     timed = sum(row.count * row.percentiles.get("p50", row.latency) for row in rows) / 1e3
-    environment = Environment(
-        loader=PackageLoader("hwnas.latency"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        autoescape=False,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"share": _share, "number": _number}
-    text = environment.get_template("card.md.j2").render(
+    text = render(
+        "hwnas.latency",
+        "card.md.j2",
+        {"share": _share, "number": _number},
         header=table.header,
         kernels=kernels,
         measured=rows,
@@ -93,4 +88,4 @@ def write_card(
         sources=sources,
         curve=curve or {},
     )
-    write_text(folder / CARD, text.rstrip() + "\n")
+    write_text(folder / CARD, text)

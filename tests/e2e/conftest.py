@@ -3,13 +3,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-Hwnas = Callable[..., subprocess.CompletedProcess[str]]
+from e2e_support import ROOT, Hwnas
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -4,51 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-
-Hwnas = Callable[..., subprocess.CompletedProcess[str]]
-
-SPACE = {
-    "settings": {
-        "resolutions": [8, 12],
-        "widths": [0.5],
-        "kernels": [3, 5],
-        "expands": [2, 3],
-        "depths": [1, 2],
-        "stem_stride": 1,
-        "stages": [{"channels": 16, "stride": 2, "activation": "relu", "se": False}],
-        "head_channels": [32, 32],
-    }
-}
-SIMULATED = {
-    "name": "sim",
-    "data": {"source": "digits", "image_size": 12},
-    "space": SPACE,
-    "targets": [{"target": "simulated-reference/simulated-fp32"}],
-    "profile": {"networks": 16, "held_out": 4, "rounds": 5},
-    "train": {"epochs": 0.3, "batch_size": 32, "bn_images": 32},
-    "search": {"initial": 4, "oversample": 1, "archive": 4, "iterations": 1, "candidates": 2, "adapt_epochs": 0},
-    "finetune": {"epochs": 1},
-}
+from e2e_support import SIMULATED, SPACE, Hwnas, refused
 
 
 def run_file(tmp_path: Path, **changes: object) -> Path:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({**SIMULATED, **changes}))
     return path
-
-
-def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """The one form every wrong input takes: exit code 2, one message, no traceback."""
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    for part in parts:
-        assert part in result.stderr, result.stderr
 
 
 def test_a_budget_that_even_the_smallest_breaks(hwnas: Hwnas, tmp_path: Path) -> None:

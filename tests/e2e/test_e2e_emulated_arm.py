@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Hwnas
+from e2e_support import ROOT, Hwnas
 from onnx import TensorProto, helper, numpy_helper, save
 
 PREPARE = ROOT / "profilers" / "emulated_arm" / "prepare.py"

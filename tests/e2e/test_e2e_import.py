@@ -2,20 +2,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from test_e2e_bad_input import SPACE, refused
+from e2e_support import SPACE, Hwnas, refused
 
 from hwnas.latency.importing.block_table import keys_of
 from hwnas.spaces.base import unique_rows
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
-
-Hwnas = Callable[..., subprocess.CompletedProcess[str]]
 
 PHONE, MACHINE = "pixel3/tflite-fp32", "Pixel 3, Cortex-A76"
 

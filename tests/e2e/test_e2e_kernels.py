@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
+from e2e_support import Hwnas, refused
 from onnx import TensorProto, helper
 
 from hwnas.backends.onnx_qdq import build_int8
 from hwnas.testing.trained import example_space
 
-Hwnas = Callable[..., subprocess.CompletedProcess[str]]
 TARGET = "local/onnxruntime-fp32"
 SMALL = (
     *("--set", "profile.networks=30", "--set", "profile.held_out=8", "--set", "profile.rounds=4"),
@@ -86,14 +84,6 @@ def test_files_are_predicted_kernel_by_kernel(hwnas: Hwnas, profiled: dict[str, 
     assert "costliest kernels of" in shown.stdout
     assert "kernel model: " in shown.stdout
     assert small["model"] == profiled["folder"]
-
-
-def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    for part in parts:
-        assert part in result.stderr, result.stderr
 
 
 def test_what_cannot_be_predicted(hwnas: Hwnas, profiled: dict[str, object], files: list[Path], tmp_path: Path) -> None:

@@ -5,15 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from e2e_support import ROOT, Hwnas
 
 from hwnas.config import load_run_config
 
-Hwnas = Callable[..., subprocess.CompletedProcess[str]]
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)
 
 

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from test_e2e_bad_input import SIMULATED
-
-Hwnas = Callable[..., subprocess.CompletedProcess[str]]
+from e2e_support import SIMULATED, Hwnas
 
 
 def test_a_run_takes_the_table_that_profile_left(hwnas: Hwnas, tmp_path: Path) -> None:
