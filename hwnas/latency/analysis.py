@@ -209,7 +209,9 @@ def analyse(
             if key not in canaries:
                 disturbed = () if counted else disturbances(by_key[key], protocol, 0.0, limits, moved)
                 results.append(_measurement(group, row, by_key[key], disturbed, way))
-    canary_values = {name: float(np.exp(level)) for name, level in zip(canaries, target, strict=True)}
+    canary_values = {
+        name: float(np.exp(level)) for name, level in zip(canaries, target, strict=True) if np.isfinite(level)
+    }
     return SessionResult(
         tuple(results), canary_values, estimator, errors, drift, tuple(cells), disturbed=_common(results, moved)
     )

@@ -1,7 +1,10 @@
 """Canaries: fixed reference networks measured in every round, to see and correct what the machine does meanwhile.
 
-There are two, a small and a larger one, because slow phases of a shared host stretch networks unequally; the shift of a
-network in between is interpolated. They never change: a change would cut old tables off from new measurements.
+There are three, because slow phases of a shared host stretch networks unequally; the shift of a network in between is
+interpolated. Two small ones live in a core's own caches; the weights of the third do not, so that it feels what
+neighbours do to the shared cache and to memory: a network of its size was seen to take 1.0 to 1.9 ms from minute to minute while the other
+two stood still. They never change: a change would cut old tables off from new measurements. A table without one of them is
+compared by the others.
 """
 
 from __future__ import annotations
@@ -13,7 +16,11 @@ from hwnas.devices.models import ModelFiles
 from hwnas.spaces.graph import Layer, LayerGraph
 from hwnas.targets import Target
 
-CANARIES: dict[str, tuple[int, int, int]] = {"canary-small-1": (48, 8, 3), "canary-large-1": (128, 16, 6)}
+CANARIES: dict[str, tuple[int, int, int]] = {
+    "canary-small-1": (48, 8, 3),
+    "canary-large-1": (128, 16, 6),
+    "canary-memory-1": (128, 32, 10),
+}
 """Name -> (side of the input, channels of the stem, inverted bottlenecks)."""
 
 _SEED = 20

@@ -13,6 +13,7 @@ import numpy as np
 
 from hwnas.errors import ConfigError, TableError
 from hwnas.files import canonical_json, write_text
+from hwnas.latency.estimation import Shift
 from hwnas.latency.rows import LatencyRow, Split
 from hwnas.spaces.base import Architecture, SearchSpace
 from hwnas.targets import Fingerprint, Target
@@ -183,9 +184,9 @@ class LatencyTable:
         shared = sorted(self.header.canaries.keys() & other.header.canaries.keys())
         if not shared:
             raise TableError(f"tables of {self.target} and {other.target} share no canary; they cannot be compared.")
-        ratios = [self.header.canaries[name] / other.header.canaries[name] for name in shared]
-        scale = float(np.exp(np.mean(np.log(ratios))))
-        return self.with_rows(_scaled(row, scale) for row in other.rows)
+        there, here = (np.log([table.header.canaries[name] for name in shared]) for table in (other, self))
+        shift = Shift.between(there, np.zeros_like(there), here)
+        return self.with_rows(_scaled(row, shift) for row in other.rows)
 
     def save(self, path: Path) -> None:
         """Write header and rows, sorted, one JSON document a line."""
@@ -219,9 +220,11 @@ def _better(row: LatencyRow, old: LatencyRow) -> bool:
     return (row.grade, -row.count) <= (old.grade, -old.count)
 
 
-def _scaled(row: LatencyRow, scale: float) -> LatencyRow:
+def _scaled(row: LatencyRow, shift: Shift) -> LatencyRow:
+    """Return a row without the shift of the machine it was measured under."""
     if not row.measured:
         return row
+    scale = float(np.exp(-shift.at(np.log([row.latency]))[0][0]))
     numbers: dict[str, Any] = {name: getattr(row, name) * scale for name in _NUMBERS if name != "raw_value"}
     numbers["halves"] = tuple(value * scale for value in row.halves)
     return replace(row, **numbers)

@@ -88,7 +88,7 @@ def test_a_session_says_what_was_planted_and_nothing_else(tmp_path: Path, name: 
 
 
 def test_throttling_is_told_by_the_pauses_between_groups_and_is_drift_without_any(tmp_path: Path) -> None:
-    fault = {"throttle": {"factor": 1.3, "after_s": 0.25, "recovery_s": 0.05}}
+    fault = {"throttle": {"factor": 1.3, "after_s": 0.5, "recovery_s": 0.05}}
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
     assert measure(tmp_path / "a", fault, GROUPED, count=24)[0].disturbed == ("throttling",)

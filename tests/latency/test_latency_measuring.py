@@ -50,7 +50,7 @@ def test_values_are_the_truth_on_a_calm_device(space: MobileNetV3Space, tmp_path
 
 @pytest.mark.parametrize(
     "disturbance",
-    [{"drift_per_s": 0.4}, {"step": {"at_s": 0.4, "factor": 1.25}}, {"spikes": {"probability": 0.1, "ms": 5.0}}],
+    [{"drift_per_s": 0.15}, {"step": {"at_s": 1.0, "factor": 1.25}}, {"spikes": {"probability": 0.1, "ms": 5.0}}],
     ids=["ramp", "step", "spikes"],
 )
 def test_drift_is_removed_and_flagged(space: MobileNetV3Space, tmp_path: Path, disturbance: dict[str, object]) -> None:
@@ -172,6 +172,7 @@ def test_cells_survive_json() -> None:
 
 
 def test_canaries_differ_in_size_and_never_change() -> None:
-    small, large = (canary_graph(name) for name in CANARIES)
+    small, large, heavy = (canary_graph(name) for name in CANARIES)
     assert (small.macs, small.parameters) == (1080896, 8778)
     assert (large.macs, large.parameters) == (46736320, 191306)
+    assert (heavy.macs, heavy.parameters) == (203538560, 3082250)
