@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.latency.clocks import COARSE, middle_of, tick_of
+from hwnas.latency.clocks import COARSE, middle_of, tick_of, unread_by
 from hwnas.latency.estimation import ESTIMATORS, GroupEstimate, Logs, Shift, choose_estimator, estimate_group
-from hwnas.latency.faults import DRIFT_LIMIT, find_faults
+from hwnas.latency.faults import find_faults
 from hwnas.latency.measurement import Cell, Measurement
 from hwnas.latency.protocol import Protocol
 from hwnas.latency.statistics import (
@@ -24,7 +24,6 @@ from hwnas.latency.statistics import (
 
 _DISTURBED_SHARE = 0.2
 _MOST = 0.5
-_ALL_EQUAL = 0.95
 _SHORTEST = 1e-6
 """What the journal rounds samples to: a clock too coarse for a network reads 0, which has no logarithm."""
 _SPIKE_SCORE = 14.826
@@ -83,14 +82,13 @@ def contended(cell: Cell, protocol: Protocol) -> bool:
 
 
 def disturbances(
-    cells: Sequence[Cell], protocol: Protocol, drift: float, limits: Sequence[str] = (), moved: Sequence[str] = ()
+    cells: Sequence[Cell], protocol: Protocol, limits: Sequence[str] = (), moved: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Return the names of what disturbed the bursts of one network (see :class:`Measurement`).
 
     Args:
         cells: The network's bursts.
         protocol: Thresholds.
-        drift: Range of the machine's effects as a ratio minus one, where ``moved`` is not known.
         limits: What the device said it cannot do (``WorkerInfo.limits``).
         moved: What moved the machine (:func:`hwnas.latency.faults.find_faults`).
     """
@@ -103,7 +101,7 @@ def disturbances(
     rates = [cell.switches / max(len(cell.samples), 1) for cell in cells if cell.switches is not None]
     if rates and np.mean([rate > protocol.max_switches_per_run for rate in rates]) > _DISTURBED_SHARE:
         reasons.append("switches")
-    reasons += moved or (("drift",) if drift > DRIFT_LIMIT else ())
+    reasons += moved
     if spike_share(_relative(cells)) > _SPIKE_SHARE:
         reasons.append("spikes")
     samples = np.concatenate([cell.samples for cell in cells])
@@ -207,7 +205,7 @@ def analyse(
         way = _Way(estimator, Shift.between(here, error, target), reference is not None, tick, unit)
         for row, key in enumerate(group.keys):
             if key not in canaries:
-                disturbed = () if counted else disturbances(by_key[key], protocol, 0.0, limits, moved)
+                disturbed = () if counted else disturbances(by_key[key], protocol, limits, moved)
                 results.append(_measurement(group, row, by_key[key], disturbed, way))
     canary_values = {
         name: float(np.exp(level)) for name, level in zip(canaries, target, strict=True) if np.isfinite(level)
@@ -236,10 +234,7 @@ def _measurement(group: _Group, row: int, cells: Sequence[Cell], disturbed: tupl
     value = float(np.exp(level[0] - used))
     samples = np.concatenate([cell.samples for cell in cells])
     rounds = len({cell.round for cell in cells})
-    # a round's mean moves in steps of tick / runs; samples that all read the same say no more than one of them
-    same = float(np.mean(samples == np.median(samples))) > _ALL_EQUAL
-    unread = way.tick / 2.0 / float(np.exp(level[0])) / (1.0 if same else len(samples) / rounds)
-    other = np.hypot(extra, unread)
+    other = np.hypot(extra, unread_by(way.tick, samples, rounds) / float(np.exp(level[0])))
     low = float(np.exp(level[0] - used - np.hypot(below, other)))
     high = float(np.exp(level[0] - used + np.hypot(above, other)))
     percentiles = percentiles_of(samples)

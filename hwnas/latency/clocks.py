@@ -12,6 +12,7 @@ COARSE = 0.01
 _FINE = 0.001
 _FEWEST_TICKS = 20
 _FAR = 5.0
+_ALL_EQUAL = 0.95
 
 
 def tick_of(samples: FloatArray) -> float:
@@ -45,3 +46,12 @@ def middle_of(samples: FloatArray, tick: float) -> float:
         return median + tick * ((0.5 - below) / equal - 0.5) if equal > 0 else median
     near = np.abs(samples - median) <= _FAR * MAD_SCALE * median_deviation(samples) + 1.5 * tick
     return float(np.mean(samples[near]))
+
+
+def unread_by(tick: float, samples: FloatArray, rounds: int) -> float:
+    """Return what a clock of this tick leaves open about a network measured in so many rounds, in the samples' unit.
+
+    A round's mean moves in steps of the tick over its runs; samples that all read the same say no more than one of them.
+    """
+    same = float(np.mean(samples == np.median(samples))) > _ALL_EQUAL
+    return tick / 2.0 / (1.0 if same else len(samples) / rounds)

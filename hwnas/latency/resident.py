@@ -27,6 +27,9 @@ MAX_WARM_UPS = 60
 """Bursts after loading at most, where the networks are cold."""
 
 _STILL_FADING = 0.005
+_FEW = 10
+"""Networks below which no test can tell; half of them must then fade, and by more."""
+_FEW_FADE = 0.02
 
 Unit = tuple[int, int, int]
 """Group, round and epoch."""
@@ -112,20 +115,8 @@ class Resident:
             ) from failure
 
     def warm_up(self, unit: Unit) -> bool:
-        """Run what is not recorded, again while the networks get faster. Returns whether their first runs were cold."""
-        keys = list(self.handles)
-        spec = warm_up_spec(self.session)
-        before: list[dict[str, float]] = []
-        for number in range(MAX_WARM_UPS):
-            cells = [cell for cell in burst(self.session, self.handles, keys, unit, spec) if np.all(cell.samples > 0)]
-            cells = [cell for cell in cells if len(cell.samples)]
-            earlier = before[-2:][0] if before else {}
-            # to begin takes strong signs, for warm networks shall not pay; to go on takes weak ones
-            sure = 0.95 if before else 0.999
-            if not clearly_positive([_fading(cell, earlier.get(cell.key)) for cell in cells], _STILL_FADING, sure):
-                return number > 0
-            before.append({cell.key: float(np.median(cell.samples)) for cell in cells})
-        return True
+        """Warm the group up; see :func:`warm_up`."""
+        return warm_up(self.session, self.handles, unit)
 
     def unload(self) -> None:
         """Free every model of the group."""
@@ -137,6 +128,20 @@ class Resident:
             if item.release is not None:
                 item.release()
         self.items.clear()
+
+
+def warm_up(session: Any, handles: Mapping[str, str], unit: Unit) -> bool:
+    """Run what is not recorded, again while the networks get faster. Returns whether their first runs were cold."""
+    spec = warm_up_spec(session)
+    before: list[dict[str, float]] = []
+    for number in range(MAX_WARM_UPS):
+        cells = [cell for cell in burst(session, handles, list(handles), unit, spec) if np.all(cell.samples > 0)]
+        cells = [cell for cell in cells if len(cell.samples)]
+        earlier = before[-2:][0] if before else {}
+        if not _still_cold([_fading(cell, earlier.get(cell.key)) for cell in cells], bool(before)):
+            return number > 0
+        before.append({cell.key: float(np.median(cell.samples)) for cell in cells})
+    return True
 
 
 def burst(
@@ -159,6 +164,14 @@ def burst(
             return [Cell(keys[0], *unit, np.zeros(0), attempts=attempts, failure=(failure.kind, failure.detail))]
         return [burst(session, handles, [key], unit, spec, attempts)[0] for key in keys]
     return [Cell.from_burst(entry, key, unit, attempts) for entry, key in zip(bursts, keys, strict=True)]
+
+
+def _still_cold(fading: Sequence[float], going_on: bool) -> bool:
+    """Whether networks get faster; to begin takes strong signs, for warm networks shall not pay, to go on weak ones."""
+    if len(fading) < _FEW:
+        middle = float(np.median(fading)) if len(fading) else 0.0
+        return middle > (_FEW_FADE if going_on else 2.0 * _FEW_FADE)
+    return clearly_positive(fading, _STILL_FADING, 0.95 if going_on else 0.999)
 
 
 def _fading(cell: Cell, earlier: float | None) -> float:

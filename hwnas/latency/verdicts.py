@@ -20,10 +20,12 @@ from hwnas.devices.models import ModelFiles
 from hwnas.errors import DeviceError, MeasurementFailure
 from hwnas.latency.analysis import disturbances, unknown_quality
 from hwnas.latency.canaries import CANARIES, build_canaries
+from hwnas.latency.clocks import middle_of, tick_of, unread_by
 from hwnas.latency.estimation import Shift
+from hwnas.latency.faults import find_faults
 from hwnas.latency.measurement import Cell, Measurement
 from hwnas.latency.protocol import Protocol
-from hwnas.latency.resident import exclusive, files_digest, limits_of, unit_of, visit, warm_up_spec
+from hwnas.latency.resident import exclusive, files_digest, limits_of, unit_of, visit, warm_up
 from hwnas.latency.statistics import (
     PERCENTILES,
     FloatArray,
@@ -51,29 +53,35 @@ class _Rounds:
         self.percent = PERCENTILES[statistic]
         self.statistic = statistic
         self.cells: list[Cell] = []
+        self.cold = False
         self.model: list[FloatArray] = []
         self.canaries: list[list[float]] = []
         known = [(reference or {}).get(name, float("nan")) for name in CANARIES]
         self.reference: FloatArray = np.log(np.asarray(known, dtype=np.float64))
 
     def add(self, cells: dict[str, Cell]) -> None:
-        self.cells.append(cells[MODEL])
+        self.cells += cells.values()
         self.model.append(cells[MODEL].samples)
         self.canaries.append([float(np.median(cells[name].samples)) for name in CANARIES])
 
-    def _levels(self, logs: FloatArray, rounds: FloatArray) -> tuple[float, FloatArray]:
+    def _levels(self, logs: FloatArray, rounds: FloatArray, tick: float) -> tuple[float, FloatArray]:
         picked = [int(index) for index in rounds]
-        level = float(np.log(np.percentile(np.concatenate([self.model[index] for index in picked]), self.percent)))
-        return level, np.median(logs[picked], axis=0)
+        samples = np.concatenate([self.model[index] for index in picked])
+        median = self.percent == PERCENTILES["p50"]
+        level = middle_of(samples, tick) if median else float(np.percentile(samples, self.percent))
+        return float(np.log(level)), np.median(logs[picked], axis=0)
 
-    def estimate(self) -> tuple[dict[str, float], float]:
-        """Return raw, corrected and used value with the used one's interval, and the drift of the canaries."""
+    def estimate(self) -> dict[str, float]:
+        """Return raw, corrected and used value with the used one's interval."""
         protocol, count = self.protocol, len(self.model)
         rng = np.random.default_rng([protocol.seed, 3])
         logs = np.log(np.asarray(self.canaries))
-        level, here = self._levels(logs, np.arange(count, dtype=np.float64))
+        every = np.concatenate(self.model)
+        tick = tick_of(every)
+        level, here = self._levels(logs, np.arange(count, dtype=np.float64), tick)
         draws = [
-            self._levels(logs, rng.integers(0, count, size=count).astype(np.float64)) for _ in range(protocol.resamples)
+            self._levels(logs, rng.integers(0, count, size=count).astype(np.float64), tick)
+            for _ in range(protocol.resamples)
         ]
         levels = np.array([entry for entry, _ in draws])
         canary_draws = np.stack([entry for _, entry in draws])
@@ -88,10 +96,13 @@ class _Rounds:
                 ]
             )
         used = corrected if use else level
-        low, high = interval_of(np.array([used]), levels[:, None], count, protocol.confidence)
-        drift = float(np.exp(np.ptp(np.percentile(np.mean(logs, axis=1), [5.0, 95.0]))) - 1.0)
-        values = {"raw": level, "corrected": corrected, "value": used, "low": float(low[0]), "high": float(high[0])}
-        return {name: float(np.exp(value)) for name, value in values.items()} | {"shifted": float(use)}, drift
+        low, high = (
+            float(end[0]) for end in interval_of(np.array([used]), levels[:, None], count, protocol.confidence)
+        )
+        unread = unread_by(tick, every, count) / float(np.exp(level))
+        low, high = used - np.hypot(used - low, unread), used + np.hypot(high - used, unread)
+        values = {"raw": level, "corrected": corrected, "value": used, "low": low, "high": high}
+        return {name: float(np.exp(value)) for name, value in values.items()} | {"shifted": float(use)}
 
     def enough(self, values: dict[str, float]) -> bool:
         """Whether the interval is narrow enough.
@@ -171,10 +182,9 @@ def _unload(session: Any, handle: str) -> None:
 
 def _measure(session: Any, handles: dict[str, str], rounds: _Rounds) -> Measurement:
     protocol = rounds.protocol
-    session.burst_round(list(handles.values()), warm_up_spec(session))
+    rounds.cold = warm_up(session, handles, (0, -1, 0))
     failures: list[tuple[str, str]] = []
     values: dict[str, float] = {}
-    drift = 0.0
     converged = False
     for number in range(protocol.rounds):
         rng = np.random.default_rng([protocol.seed, 4, number])
@@ -189,22 +199,25 @@ def _measure(session: Any, handles: dict[str, str], rounds: _Rounds) -> Measurem
         rounds.add(cells)
         done = len(rounds.model)
         if done >= _FEWEST_ROUNDS and (done % LOOK == 0 or number == protocol.rounds - 1):
-            values, drift = rounds.estimate()
+            values = rounds.estimate()
             converged = rounds.enough(values)
         if converged:
             break
         time.sleep(protocol.pause_ms / 1000.0)
     if not values and len(rounds.model) >= _FEWEST_ROUNDS:
-        values, drift = rounds.estimate()
+        values = rounds.estimate()
     if not values:
         raise MeasurementFailure("unstable", f"fewer than {_FEWEST_ROUNDS} of {protocol.rounds} rounds succeeded")
-    return _measurement(session, rounds, values, drift, converged)
+    return _measurement(session, rounds, values, converged)
 
 
-def _measurement(session: Any, rounds: _Rounds, values: dict[str, float], drift: float, converged: bool) -> Measurement:
+def _measurement(session: Any, rounds: _Rounds, values: dict[str, float], converged: bool) -> Measurement:
     samples = np.concatenate(rounds.model)
-    counted = unit_of(session) != "ms"
-    disturbed = () if counted else disturbances(rounds.cells, rounds.protocol, drift, limits_of(session))
+    disturbed: tuple[str, ...] = ()
+    if unit_of(session) == "ms":
+        own = [cell for cell in rounds.cells if cell.key == MODEL]
+        moved = (*(("cold_start",) if rounds.cold else ()), *find_faults(rounds.cells, rounds.protocol))
+        disturbed = disturbances(own, rounds.protocol, limits_of(session), moved)
     percentiles = percentiles_of(samples)
     good = not unknown_quality(disturbed)
     return Measurement(

@@ -153,12 +153,12 @@ def test_contention_and_its_names() -> None:
     assert contended(cell(0.0, 5), protocol)
     assert not contended(cell(0.01, 1), protocol)
     assert not contended(cell(None, None), protocol)
-    assert disturbances([cell(0.5, 9)] * 3, protocol, 0.2) == ("pressure", "switches", "drift")
-    assert disturbances([cell(None, None)], protocol, 0.0, ["no affinity on this system"]) == (
+    assert disturbances([cell(0.5, 9)] * 3, protocol, moved=("drift",)) == ("pressure", "switches", "drift")
+    assert disturbances([cell(None, None)], protocol, ["no affinity on this system"]) == (
         "no_affinity",
         "no_pressure_information",
     )
-    assert disturbances([cell(0.5, 0), *[cell(0.0, 0)] * 9], protocol, 0.0) == ()
+    assert disturbances([cell(0.5, 0), *[cell(0.0, 0)] * 9], protocol) == ()
     rng = np.random.default_rng(0)
     assert spike_share(np.concatenate([1 + 0.01 * rng.standard_normal(90), np.full(10, 5.0)])) == pytest.approx(0.1)
 

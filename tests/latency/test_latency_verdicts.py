@@ -111,3 +111,26 @@ def test_a_model_that_fails_is_a_failure_not_a_number(files: ModelFiles, tmp_pat
             assert found.failure[0] == kind
             assert np.isnan(found.value)
         assert measure_model(session, files, TARGET, PROTOCOL).failure is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        ({"step": {"at_s": 0.9, "factor": 1.25}}, "drift"),
+        ({"cold": {"factor": 2.5, "runs": 40.0}}, "cold_start"),
+        ({"tick_ms": 0.2}, "coarse_clock"),
+    ],
+    ids=["step", "cold", "tick"],
+)
+def test_what_disturbed_a_single_model_is_named(files: ModelFiles, fault: dict[str, object], word: str) -> None:
+    steady = replace(PROTOCOL, min_rounds=PROTOCOL.rounds)
+    with DisturbedSession(seed=3, **fault) as session:
+        found = measure_model(session, files, TARGET, steady)
+    assert word in found.disturbed
+
+
+def test_a_coarse_clock_widens_the_interval(files: ModelFiles, truth: float) -> None:
+    with DisturbedSession(seed=3, tick_ms=0.2, sigma=0.0, burst_sigma=0.0) as session:
+        found = measure_model(session, files, TARGET, PROTOCOL)
+    assert found.low <= truth <= found.high
+    assert found.high - found.low > 0.01 * truth
