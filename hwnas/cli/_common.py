@@ -69,6 +69,29 @@ def print_fitted(fitted: Fitted, as_json: bool) -> None:
         print(f"table and model: {fitted.folder}")
 
 
+def print_stored(title: str, described: Mapping[str, Any]) -> None:
+    """Print what a table holds, and how good its model is beside its baselines."""
+    facts = {name: value for name, value in described.items() if name not in ("model", "baselines")}
+    print_table(title, ("what", "value"), [(name, _in_words(value)) for name, value in sorted(facts.items())])
+    scores = {"model": described.get("model"), **(described.get("baselines") or {})}
+    columns = ("mape", "within_5", "within_10", "spearman", "coverage")
+    rows = [
+        (name, *("" if found.get(column) is None else float(found[column]) for column in columns))
+        for name, found in scores.items()
+        if found
+    ]
+    if rows:
+        print_table("on the networks held out", ("by", *columns), rows)
+
+
+def _in_words(value: object) -> object:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
 def print_difference(title: str, difference: Mapping[str, Any]) -> None:
     """Print what two tables differ in, and the blocks that moved otherwise than the rest."""
     shown = {name: len(value) if isinstance(value, list) else value for name, value in difference.items()}

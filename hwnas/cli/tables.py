@@ -17,6 +17,7 @@ from hwnas.cli._common import (
     print_difference,
     print_fitted,
     print_json,
+    print_stored,
     print_table,
 )
 
@@ -50,7 +51,7 @@ def show(
     if as_json:
         print_json(result)
     else:
-        print_table(str(folder), ("what", "value"), sorted(result.items()))
+        print_stored(str(folder), result)
 
 
 @app.command("diff")
