@@ -23,8 +23,11 @@ from hwnas.spaces.graph import LayerGraph
 _SEEDS = 2**31 - 1
 _FIRST_SEEDS = 12
 """Seeds per family among which the smallest and the largest network are looked for."""
-_STEMS = {1: (1, 3), 2: (3, 5, 7), 4: (4, 7, 11)}
+_STEMS = {1: (3, 3, 5), 2: (3, 5, 7), 4: (4, 7, 11)}
 """Stride of a stem -> windows it may have."""
+_EVEN = 0.7
+"""Share of networks whose image has a side that is a multiple of 32, or of less where it is small, as nearly all published ones."""
+_EVEN_SIDE = 32
 _ATTEMPTS = 60
 _ODD = 0.3
 """Share of odd layers in the networks that have any."""
@@ -196,6 +199,8 @@ class SyntheticSpace(SearchSpace[SyntheticArchitecture]):
         stride = int(rng.choice([1, 2, 4]))
         while side * stride > max(320, high):
             stride //= 2
+        if rng.random() < _EVEN:
+            side = _evened(side * stride, low * stride, high * stride) // stride
         window = int(rng.choice(_STEMS[stride]))
         most = min(settings.elements, 0.3 * share * settings.macs / (3 * window**2)) / side**2
         channels = float(np.exp(rng.uniform(np.log(8), np.log(np.clip(most, 9, 1024)))))
@@ -223,3 +228,11 @@ class SyntheticSpace(SearchSpace[SyntheticArchitecture]):
     def largest(self) -> SyntheticArchitecture:
         """An expensive network."""
         return self._extremes[1]
+
+
+def _evened(side: int, low: int, high: int) -> int:
+    """Return the multiple of 32 next to the side of an image; of less where that would lie outside, or the image is small."""
+    step = _EVEN_SIDE
+    while step > 1 and (step > side // 2 or not low <= round(side / step) * step <= high):
+        step //= 2
+    return round(side / step) * step
