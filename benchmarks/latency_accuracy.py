@@ -5,6 +5,7 @@ session of its own. The figures of one target are one cell of the results file; 
 
     python benchmarks/latency_accuracy.py --target local/onnxruntime-fp32 --held-out 100 --out results.json
     python benchmarks/latency_accuracy.py --config run.yaml --held-out 100 --out results.json
+    python benchmarks/latency_accuracy.py --target emulated-arm/onnxruntime-fp32 --space examples/space-32.yaml --out results.json
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -58,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", type=Path, help="run file: its targets, space and profile section")
     source.add_argument("--target", action="append", help="target; may be given more than once")
-    parser.add_argument("--space", default="mobilenetv3", help="space, with --target")
+    parser.add_argument("--space", default="mobilenetv3", help="space, or a file of one, with --target")
     parser.add_argument("--space-settings", default='{"classes": 10}', help="its settings as JSON, with --target")
     parser.add_argument("--networks", type=int, default=None, help="networks to fit on")
     parser.add_argument("--rounds", type=int, default=None, help="rounds")
@@ -78,6 +80,8 @@ def settings_of(options: argparse.Namespace) -> tuple[list[Target], SpaceSection
     else:
         targets = [Target.parse(text) for text in options.target]
         space = SpaceSection(name=options.space, settings=json.loads(options.space_settings))
+        if Path(options.space).suffix == ".yaml":
+            space = SpaceSection(**yaml.safe_load(Path(options.space).read_text(encoding="utf-8")))
         section = ProfileSection()
     # A run's time budget would cut the held-out networks that are asked for here.
     changes: dict[str, Any] = {"held_out": options.held_out, "seed": options.seed, "budget_minutes": None}

@@ -37,7 +37,7 @@ _EXTRAPOLATED = 0.05
 """Share of a prediction that may rest on kernels unlike those measured."""
 
 _PLAIN = ("launch", "macs", "read", "written", "weights")
-_FEW = 30.0
+_FEW = 25.0
 """So many networks tell plain terms apart, but no others."""
 _TINY = 1e-12
 _SMALL = 0.3
@@ -112,15 +112,15 @@ def plain_prices(batch: KernelBatch, y: FloatArray, weights: FloatArray) -> Floa
         y: Their latencies, ``[n]``.
         weights: Weights of the networks, ``[n]``.
     """
-    kind, plain = classes(batch), [TERMS.index(name) for name in _PLAIN]
+    kind, plain = classes(batch), np.array([TERMS.index(name) for name in _PLAIN])
     work = terms(batch, np.inf)[:, plain]
     counted = np.zeros((len(batch), len(CLASSES), len(plain)))
     np.add.at(counted, (batch.owner, kind), work)
-    measured: BoolArray = counted.any(axis=(0, 2))
+    measured = np.asarray(counted.any(axis=(0, 2)))
     prices = np.zeros((len(CLASSES), len(TERMS)))
     own = fit_non_negative(counted[:, measured].reshape(len(batch), -1), y, weights)
-    prices[np.ix_(~measured, plain)] = fit_non_negative(batch.sums(work), y, weights)
-    prices[np.ix_(measured, plain)] = own.reshape(-1, len(plain))
+    prices[np.ix_(np.flatnonzero(~measured), plain)] = fit_non_negative(batch.sums(work), y, weights)
+    prices[np.ix_(np.flatnonzero(measured), plain)] = own.reshape(-1, len(plain))
     return prices
 
 

@@ -1,8 +1,9 @@
 """The block lookup table: what each block of a space contributes to a network's latency.
 
 Kernel times are asked of the runtime inside the whole network (isolated blocks pay overheads the network pays once) and
-summed per block. A profile intrudes, so a network's kernel times are scaled to its measured latency. These prices are
-then the prior of a non-negative fit to whole-network latencies: enough networks overrule the profile, few do not.
+summed per block. A profile intrudes, so a network's kernel times are scaled to its measured latency. These prices, or where
+no kernels were profiled those of the physical model, are then the prior of a non-negative fit to whole-network latencies:
+enough networks overrule it, few do not.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import linalg
 from scipy.optimize import nnls
 
-from hwnas.latency.features import FeatureExtractor
+from hwnas.latency.features import PHYSICAL, FeatureExtractor
 from hwnas.latency.indexing import ABSENT, Ids
 from hwnas.latency.rows import LatencyRow, encodings_of, latencies_of
 from hwnas.latency.statistics import BoolArray, FloatArray
@@ -22,10 +24,12 @@ from hwnas.latency.statistics import BoolArray, FloatArray
 OVERHEAD = ""
 """Block name of kernels that belong to no block."""
 
-_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+_STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 _SCALE_LIMITS = (0.2, 1.5)
 _FOLDS = 4
 _SMALLEST_FACTOR = 0.05
+_SMALLEST_PRIOR = 0.01
+"""Share of an equal part of the latency that a block is taken to cost at least where only physics tells."""
 _ACTIVE_SETS = 6
 
 
@@ -61,7 +65,7 @@ class BlockPrices:
         missing = np.array([key not in known for key in keys], dtype=np.bool_)
         prices = np.array([known.get(key, 0.0) for key in keys])
         if missing.any():
-            low, high = bounds(physical[missing], self.physical, self.prices)
+            low, high = bounds(comparable(physical[missing]), comparable(self.physical), self.prices)
             prices[missing] = np.clip(physical[missing] @ self.fallback, low, high)
         return prices, missing
 
@@ -95,6 +99,15 @@ class BlockPrices:
         fallback = np.array(raw["fallback"], dtype=np.float64)
         physical = np.array([raw["physical"][key] for key in keys], dtype=np.float64).reshape(len(keys), len(fallback))
         return cls(keys, prices, float(raw["overhead"]), fallback, float(raw["strength"]), physical)
+
+
+def comparable(physical: FloatArray) -> FloatArray:
+    """Return physical features ``[k, features]`` with two columns more by which no block without weights is less than one with.
+
+    A pooling asks less of everything than a convolution of its size does, and can still take longer.
+    """
+    weighted = physical[:, PHYSICAL.index("weight_bytes")] > 0
+    return np.column_stack([physical, weighted, ~weighted])
 
 
 def bounds(asked: FloatArray, physical: FloatArray, prices: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -171,72 +184,105 @@ def _counts(ids: Ids, columns: dict[int, int]) -> FloatArray:
     return counts
 
 
-def _fit(counts: FloatArray, prior: FloatArray, overhead: float, y: FloatArray, w: FloatArray, k: float) -> FloatArray:
-    """Return factors of the prior prices, and the overhead last, ``[len(prior) + 1]``.
+@dataclass(frozen=True)
+class _Shares:
+    """What blocks contribute to networks at their prior prices, as shares of the measured latencies times root weights.
 
-    Ridge regression of relative error, each factor drawn towards one common factor with strength ``k``; it is solved
-    in its ``n x n`` dual, since there are more blocks than networks. Factors below a small share of the common one are
-    set to that and the rest solved again, so that no block is ever free or costs less than nothing.
+    Attributes:
+        design: Of every block key, and of the overhead last, ``[n, blocks + 1]``.
+        gram: ``design @ design.T``; there are more blocks than networks, so that it is the smaller one to work with.
+        root: Root of each network's weight, ``[n]``: what its shares should sum to.
     """
-    start = max(overhead, 0.01 * float(np.min(y)))
-    design = np.column_stack([counts * prior, np.full(len(y), start)]) * (w / y)[:, None]
-    common = float(np.sum(w) / np.sum(design))
-    factors = np.full(design.shape[1], common)
-    free = np.ones(design.shape[1], dtype=np.bool_)
-    for _ in range(_ACTIVE_SETS):
-        factors[free] = common
-        part = design[:, free]
-        gram = part @ part.T + (k / len(y)) * np.eye(len(y))
-        factors[free] += part.T @ np.linalg.solve(gram, w - design @ factors)
-        low = free & (factors < _SMALLEST_FACTOR * common)
-        if not low.any():
-            break
-        factors[low] = _SMALLEST_FACTOR * common
-        free &= ~low
-    factors = np.maximum(factors, _SMALLEST_FACTOR * common)
-    factors[-1] *= start
-    return np.asarray(factors, dtype=np.float64)
+
+    design: FloatArray
+    gram: FloatArray
+    root: FloatArray
+
+    @classmethod
+    def of(cls, counts: FloatArray, prior: FloatArray, start: float, y: FloatArray, root: FloatArray) -> _Shares:
+        design = np.column_stack([counts * prior, np.full(len(y), start)]) * (root / y)[:, None]
+        return cls(design, design @ design.T, root)
+
+    def take(self, rows: BoolArray) -> _Shares:
+        return _Shares(self.design[rows], self.gram[np.ix_(rows, rows)], self.root[rows])
+
+    def factors(self, strength: float) -> FloatArray:
+        """Return factors of the prior prices, and of the overhead last, ``[blocks + 1]``.
+
+        Ridge regression of relative error, each factor drawn towards one common factor; it is solved in its ``n x n``
+        dual. Factors below a small share of the common one are set to that and the rest solved again, so that no block
+        is ever free or costs less than nothing.
+        """
+        common = float(np.sum(self.root) / np.sum(self.design))
+        factors = np.full(self.design.shape[1], common)
+        free = np.ones(self.design.shape[1], dtype=np.bool_)
+        pull = (strength / len(self.root)) * np.eye(len(self.root))
+        for _ in range(_ACTIVE_SETS):
+            factors[free] = common
+            held = self.design[:, ~free]
+            gap = self.root - self.design @ factors
+            dual = linalg.solve(self.gram - held @ held.T + pull, gap, assume_a="pos")
+            factors[free] += self.design[:, free].T @ dual
+            low = free & (factors < _SMALLEST_FACTOR * common)
+            if not low.any():
+                break
+            factors[low] = _SMALLEST_FACTOR * common
+            free &= ~low
+        return np.asarray(np.maximum(factors, _SMALLEST_FACTOR * common))
 
 
-def fit_prices(rows: Sequence[LatencyRow], extractor: FeatureExtractor, weights: FloatArray) -> BlockPrices | None:
-    """Fit the lookup table; None when no row carries kernel times.
+def fit_prices(
+    rows: Sequence[LatencyRow],
+    extractor: FeatureExtractor,
+    weights: FloatArray,
+    coefficients: FloatArray | None = None,
+) -> BlockPrices | None:
+    """Fit the lookup table.
 
     Args:
         rows: Measured rows.
         extractor: Features of their space.
         weights: Weight of each row, ``[n]``, mean about 1.
+        coefficients: Of the physical model (constant first): its prices are the prior where no row carries kernel times.
+
+    Returns:
+        The table; None when no row carries kernel times and there are no ``coefficients``.
     """
     ids = extractor.ids(encodings_of(rows))
     profiled, overhead = kernel_prices(rows, extractor, ids)
-    if not profiled:
-        return None
     physical, y = extractor.physical(), latencies_of(rows)
-    own = [key for key, price in sorted(profiled.items()) if price > 0]
-    fallback = fit_fallback(physical[own], np.array([profiled[key] for key in own]))
     present = sorted({int(key) for key in ids.ravel() if key != ABSENT})
+    if profiled:
+        own = [key for key, price in sorted(profiled.items()) if price > 0]
+        fallback = fit_fallback(physical[own], np.array([profiled[key] for key in own]))
+    elif coefficients is not None:
+        overhead, fallback = float(coefficients[0]), coefficients[1:]
+    else:
+        return None
     columns = {key: index for index, key in enumerate(present)}
-    guesses = physical[present] @ fallback
+    equal = float(y.mean()) / float(np.mean(np.count_nonzero(ids != ABSENT, axis=1)))
+    guesses = np.maximum(physical[present] @ fallback, _SMALLEST_PRIOR * equal)
     prior = np.array([profiled.get(key, 0.0) or guess for key, guess in zip(present, guesses, strict=True)])
     counts, root = _counts(ids, columns), np.sqrt(weights)
-    strength = _choose_strength(counts, prior, overhead, y, root)
-    factors = _fit(counts, prior, overhead, y, root, strength)
-    prices = monotone(physical[present], factors[:-1] * prior)
+    start = max(overhead, 0.01 * float(np.min(y)))
+    shares = _Shares.of(counts, prior, start, y, root)
+    strength = _choose_strength(shares)
+    factors = shares.factors(strength)
+    prices = monotone(comparable(physical[present]), factors[:-1] * prior)
     fallback = fit_fallback(physical[present], prices)
     keys = tuple(extractor.indexer.keys[key] for key in present)
-    return BlockPrices(keys, prices, float(factors[-1]), fallback, strength, physical[present])
+    return BlockPrices(keys, prices, float(factors[-1]) * start, fallback, strength, physical[present])
 
 
-def _choose_strength(counts: FloatArray, prior: FloatArray, overhead: float, y: FloatArray, root: FloatArray) -> float:
-    folds = np.arange(len(y)) % _FOLDS
-    if len(y) < 2 * _FOLDS:
+def _choose_strength(shares: _Shares) -> float:
+    folds = np.arange(len(shares.root)) % _FOLDS
+    if len(folds) < 2 * _FOLDS:
         return _STRENGTHS[-1]
-    errors = []
-    for strength in _STRENGTHS:
-        total = 0.0
-        for fold in range(_FOLDS):
-            out = folds == fold
-            factors = _fit(counts[~out], prior, overhead, y[~out], root[~out], strength)
-            predicted = (counts[out] * prior) @ factors[:-1] + factors[-1]
-            total += float(np.sum((root[out] * (predicted / y[out] - 1.0)) ** 2))
-        errors.append(total)
+    errors = np.zeros(len(_STRENGTHS))
+    for fold in range(_FOLDS):
+        inside = shares.take(folds != fold)
+        out = folds == fold
+        for index, strength in enumerate(_STRENGTHS):
+            gap = shares.design[out] @ inside.factors(strength) - shares.root[out]
+            errors[index] += float(np.sum(gap**2))
     return _STRENGTHS[int(np.argmin(errors))]

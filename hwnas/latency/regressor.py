@@ -19,6 +19,8 @@ from hwnas.latency.statistics import BoolArray, FloatArray
 THREADS = 1
 _TREES = 150
 _TINY = 1e-9
+_FEW = 20.0
+"""What trees find on so many networks is chance; out-of-fold error on them does not show it."""
 _BOOSTING: dict[str, Any] = {
     "objective": "reg:squarederror",
     "tree_method": "hist",
@@ -65,7 +67,7 @@ class Base:
 
     Attributes:
         coefficients: Of the physical model (see :func:`~hwnas.latency.base_models.design`).
-        prices: The lookup table, if kernels were profiled.
+        prices: The lookup table, unless it was not to take part.
         lut_weight: Weight of the lookup table in the blend.
     """
 
@@ -91,7 +93,7 @@ def fit_base(
 ) -> Base:
     """Fit physical model and lookup table on rows; the blend weight is chosen elsewhere, out of fold."""
     coefficients = fit_physical(inputs.F, latencies_of(rows), weights)
-    return Base(coefficients, fit_prices(rows, extractor, weights) if use_lut else None)
+    return Base(coefficients, fit_prices(rows, extractor, weights, coefficients) if use_lut else None)
 
 
 def _residual_features(inputs: Inputs, physical: FloatArray, sums: FloatArray) -> FloatArray:
@@ -134,10 +136,13 @@ def fit_booster(
     weights: FloatArray,
     seed: int,
 ) -> xgb.Booster:
-    """Fit trees on ``log(y / base)``; every feature counts work, and more of it never predicts less time."""
+    """Fit trees on ``log(y / base)``; every feature counts work, and more of it never predicts less time.
+
+    What they fit is the smaller, the fewer networks there are.
+    """
     physical, sums, _ = base.parts(extractor, inputs)
     features = _residual_features(inputs, physical, sums)
-    target = np.log(y / base.latency(physical, sums))
+    target = max(0.0, 1.0 - _FEW / len(y)) * np.log(y / base.latency(physical, sums))
     growing = "(" + ",".join(["1"] * features.shape[1]) + ")"
     parameters = dict(_BOOSTING, seed=seed, monotone_constraints=growing)
     return xgb.train(parameters, xgb.DMatrix(features, target, weight=weights), _TREES)
