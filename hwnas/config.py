@@ -5,10 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from hwnas.errors import ConfigError
 from hwnas.files import digest
@@ -18,6 +26,22 @@ class Section(BaseModel):
     """Base of every section: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GrownSection(Section):
+    """A section that got keys after its first files were written.
+
+    At their defaults the keys in ``later`` are left out of what is written, so that older digests stay what they are.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        unused = {key for key in self.later if getattr(self, key) == fields[key].default}
+        return {key: value for key, value in written.items() if key not in unused}
 
 
 Statistic = Literal["p50", "p90", "p99"]
@@ -89,20 +113,39 @@ class ProfileSection(Section):
     seed: int = 0
 
 
-class PhaseSection(Section):
-    """One phase of progressive shrinking: the choices allowed in it and how long it trains."""
+class PhaseSection(GrownSection):
+    """One phase of progressive shrinking: the choices allowed in it and how long it trains.
+
+    ``level`` is how many branches of parallel blocks may be on, ``exit`` after how many stages a network may end; they are
+    for spaces with parallel blocks and with early exits.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("level", "exit")
 
     name: str
     epochs: float = Field(gt=0)
     kernel: tuple[int, ...] | None = None
     expand: tuple[int, ...] | None = None
     depth: tuple[int, ...] | None = None
+    level: tuple[int, ...] | None = None
+    exit: tuple[int, ...] | None = None
     learning_rate: float | None = Field(default=None, gt=0)
     subnets: int = Field(default=1, ge=1)
 
 
-class TrainSection(Section):
-    """Supernet training: progressive shrinking with distillation (Cai et al., "Once-for-All", 2020)."""
+ExitWeights = Literal["uniform", "ascending", "descending"]
+"""How several exits count: all alike, later ones more, earlier ones more."""
+
+
+class TrainSection(GrownSection):
+    """Supernet training: progressive shrinking with distillation (Cai et al., "Once-for-All", 2020).
+
+    Spaces with early exits: until they shrink, networks train with all exits at once, ``exit_loss`` weighs the losses, and a
+    teacher speaks with all of them, ``exit_ensemble`` weighs their logits. From scratch descending losses won, with an
+    output weighed either way (Sarti et al., "Anticipate, Ensemble and Prune", 2023).
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("exit_loss", "exit_ensemble")
 
     phases: tuple[PhaseSection, ...] = ()
     epochs: float = Field(default=30, gt=0)
@@ -113,6 +156,8 @@ class TrainSection(Section):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     distillation: float = Field(default=1.0, ge=0)
     warmup_epochs: float = Field(default=1, ge=0)
+    exit_loss: ExitWeights = "descending"
+    exit_ensemble: ExitWeights = "ascending"
     bn_images: int = Field(default=512, ge=16)
     checkpoint_minutes: float = Field(default=10, gt=0, le=10)
     time_budget_minutes: float | None = Field(default=None, gt=0)

@@ -76,6 +76,8 @@ def convolution_attributes(layer: Layer) -> dict[str, Any]:
     }
     if layer.op == "conv":
         attributes["group"] = layer.groups
+    if layer.ceil:
+        attributes["ceil_mode"] = 1
     return attributes
 
 

@@ -141,9 +141,10 @@ class _Writer:
     def pool_over(self, layer: Layer, source: Any) -> Any:
         """Add a pool over windows."""
         strides, window, pads = [layer.stride] * 2, [layer.kernel] * 2, [layer.padding] * 2
+        rounding = "ceil" if layer.ceil else "floor"
         if layer.op == "max_pool":
-            return self.ops.max_pool(source, strides, [1, 1], pads, pads, window)
-        return self.ops.avg_pool(source, strides, pads, pads, window, False)
+            return self.ops.max_pool(source, strides, [1, 1], pads, pads, window, rounding_type=rounding)
+        return self.ops.avg_pool(source, strides, pads, pads, window, False, rounding_type=rounding)
 
     def move(self, layer: Layer, source: Any) -> Any:
         """Add a slice or shuffle of channels."""

@@ -71,9 +71,9 @@ def _module(layer: Layer, pool: WeightPool, weights: Weights | None) -> nn.Modul
     if layer.op in _SIMPLE:
         return _SIMPLE[layer.op]()
     if layer.op == "max_pool":
-        return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding)
+        return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding, ceil_mode=layer.ceil)
     if layer.op == "avg_pool":
-        return nn.AvgPool2d(layer.kernel, layer.stride, layer.padding)
+        return nn.AvgPool2d(layer.kernel, layer.stride, layer.padding, ceil_mode=layer.ceil)
     if layer.op == "slice":
         return Slice(layer.start, layer.shape[0])
     if layer.op == "shuffle":

@@ -68,7 +68,8 @@ def _read_elements(layer: Layer, elements: dict[str, int]) -> int:
         return layer.in_channels * layer.shape[1] * layer.shape[2] * layer.stride**2
     if layer.op == "linear":
         return layer.in_channels
-    return sum(elements.get(name, layer.elements) for name in layer.inputs)
+    # a pool reads more than it writes; what other operations read has the size of what they write
+    return sum(elements.get(name, layer.elements * layer.stride**2) for name in layer.inputs)
 
 
 def block_features(layers: tuple[Layer, ...], precision: str) -> FloatArray:

@@ -33,6 +33,7 @@ class Layer:
         in_channels: Channels (features) read by a convolution or linear layer.
         bias: Whether a convolution or linear layer has a bias (folded batch normalisation counts).
         start: First channel of a slice.
+        ceil: Whether a pool rounds its output side up, so that an odd side loses no pixel.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Layer:
     in_channels: int = 0
     bias: bool = True
     start: int = 0
+    ceil: bool = False
 
     def __post_init__(self) -> None:
         if self.op not in OPS:

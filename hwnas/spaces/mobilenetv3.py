@@ -1,6 +1,7 @@
-"""The MobileNetV3 space of Once-for-All with every size a setting, in NATv2's encoding.
+"""The MobileNetV3 space of Once-for-All with every size a setting, and the variants of OFAv2, in NATv2's encoding.
 
-Sources: Cai et al., "Once-for-All" (ICLR 2020); NATv2's encoding, sampling and "fill" repair (Sarti et al., 2023).
+Sources: Cai et al., "Once-for-All" (ICLR 2020); dense skips, parallel blocks and early exits: Sarti et al., "OFAv2" (2023);
+encoding, sampling and "fill" repair: Sarti et al., "NATv2" (2023).
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import numpy as np
 from hwnas.errors import SpaceError
 from hwnas.spaces.base import Block, IntArray, SearchSpace
 from hwnas.spaces.graph import Layer, LayerGraph
+from hwnas.spaces.mobilenetv3_checks import check_architecture, read_architecture
+from hwnas.spaces.mobilenetv3_codes import LayerCodes
 from hwnas.spaces.mobilenetv3_layers import block_layers
-from hwnas.spaces.mobilenetv3_plan import BlockPlan, MobileNetV3Architecture, plan_network
+from hwnas.spaces.mobilenetv3_plan import BlockPlan, MobileNetV3Architecture, plan_exits, plan_network
 from hwnas.spaces.mobilenetv3_settings import MobileNetV3Settings, Stage, read_settings
 
 __all__ = ["MobileNetV3Architecture", "MobileNetV3Space"]
@@ -23,14 +26,16 @@ SKIP_PROBABILITY = 1 / 3
 """P(skip) at every position that may be skipped (NATv2's archive initialisation)."""
 
 FIXED_GENES = 2
-"""Resolution and width come before the layer codes."""
+"""Resolution and width come first in every encoding, then the exit where there are several, then the layer codes."""
 
 
 class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
     """Stages of inverted bottlenecks with elastic resolution, width, depth, kernel and expansion.
 
-    An encoding is ``[resolution index, width index, layer codes...]``: code 0 skips the layer, else it is
-    ``len(kernels) * expand index + kernel index + 1``.
+    An encoding is ``[resolution index, width index, layer codes...]``, with early exits ``[resolution index, width index,
+    exit index, layer codes...]``; code 0 skips the layer, the others are those of
+    :mod:`~hwnas.spaces.mobilenetv3_codes`. Codes of stages behind the exit decide nothing: canonically they are at their
+    lower bounds.
 
     Args:
         **settings: See :class:`~hwnas.spaces.mobilenetv3_settings.MobileNetV3Settings`; only ``classes`` is required.
@@ -52,25 +57,35 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         self.depths: tuple[int, ...] = self._settings.depths
         self.stages: tuple[Stage, ...] = self._settings.stages
         self.stem_stride: int = self._settings.stem_stride
+        self.parallel: bool = self._settings.parallel
+        self.early: bool = self._settings.early
+        self.codes = LayerCodes(self.kernels, self.expands, self.parallel)
         self._layer_shape = (len(self.stages), self.depths[-1])
+        self._fixed = ("resolution", "width", *(["exit"] if self.early else []))
 
     def settings(self) -> dict[str, Any]:
-        """Return every setting as plain data, defaults written out."""
+        """Return every setting as plain data, defaults written out; ``blocks`` and ``exits`` only where they say more."""
         return self._settings.model_dump(mode="json")
 
     @property
     def n_codes(self) -> int:
         """Number of (expansion, kernel) pairs of a layer."""
-        return len(self.kernels) * len(self.expands)
+        return self.codes.pairs
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """After how many stages a network may end, ascending."""
+        last = len(self.stages)
+        return tuple(range(1, last + 1)) if self.early else (last,)
 
     @functools.cached_property
     def _bounds(self) -> tuple[IntArray, IntArray]:
         lowest = np.zeros(self._layer_shape, dtype=np.int64)
         lowest[:, : self.depths[0]] = 1
-        highest = np.full(lowest.size, self.n_codes, dtype=np.int64)
-        lower = np.concatenate([np.zeros(FIXED_GENES, dtype=np.int64), lowest.ravel()])
-        upper = np.concatenate([np.array([len(self.resolutions) - 1, len(self.widths) - 1], dtype=np.int64), highest])
-        return lower, upper
+        highest = np.full(lowest.size, self.codes.highest, dtype=np.int64)
+        most = {"resolution": len(self.resolutions), "width": len(self.widths), "exit": len(self.exits)}
+        ends = np.array([most[name] - 1 for name in self._fixed], dtype=np.int64)
+        return np.concatenate([0 * ends, lowest.ravel()]), np.concatenate([ends, highest])
 
     @property
     def lower(self) -> IntArray:
@@ -84,10 +99,10 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
 
     @functools.cached_property
     def gene_names(self) -> tuple[str, ...]:
-        """``resolution``, ``width`` and the block name of every layer position."""
+        """``resolution``, ``width``, with early exits ``exit``, and the block name of every layer position."""
         stages, positions = self._layer_shape
         layers = (f"stages.{stage}.{position}" for stage in range(stages) for position in range(positions))
-        return ("resolution", "width", *layers)
+        return (*self._fixed, *layers)
 
     def sample(self, rng: np.random.Generator, count: int) -> IntArray:
         """Draw ``count`` canonical encodings, shape ``[count, n_genes]``, nearly uniform in stage depth.
@@ -96,8 +111,8 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         """
         lower, upper = self._bounds
         encodings = rng.integers(np.maximum(lower, 0), upper + 1, size=(count, self.n_genes), dtype=np.int64)
-        elastic = np.flatnonzero((lower == 0) & (np.arange(self.n_genes) >= FIXED_GENES))
-        codes = rng.integers(1, self.n_codes + 1, size=(count, elastic.size), dtype=np.int64)
+        elastic = np.flatnonzero((lower == 0) & (np.arange(self.n_genes) >= len(self._fixed)))
+        codes = rng.integers(1, self.codes.highest + 1, size=(count, elastic.size), dtype=np.int64)
         skipped = rng.random((count, elastic.size)) < SKIP_PROBABILITY
         encodings[:, elastic] = np.where(skipped, 0, codes)
         return self.repair(encodings)
@@ -105,7 +120,8 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
     def repair(self, encodings: IntArray) -> IntArray:
         """Return the canonical form of each encoding, shape ``[n, n_genes]``.
 
-        Genes are clipped into their bounds; after the first skipped layer of a stage all later ones are skipped too.
+        Genes are clipped into their bounds; after the first skipped layer of a stage all later ones are skipped too; what
+        decides nothing (kernel and expansion of a bottleneck that is off, stages behind the exit) is as small as can be.
 
         Raises:
             SpaceError: Rows of another length.
@@ -114,10 +130,14 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         if array.shape[1] != self.n_genes:
             raise SpaceError(f"an encoding of {self.name} has {self.n_genes} genes, not {array.shape[1]}.")
         repaired = np.clip(array, *self._bounds)
-        codes = repaired[:, FIXED_GENES:].reshape(len(repaired), *self._layer_shape)
-        codes *= np.minimum.accumulate(codes > 0, axis=2)
-        repaired[:, FIXED_GENES:] = codes.reshape(len(repaired), -1)
-        return repaired
+        fixed, layers = repaired[:, : len(self._fixed)], repaired[:, len(self._fixed) :]
+        codes = self.codes.canonical(layers.reshape(len(repaired), *self._layer_shape))
+        codes = codes * np.minimum.accumulate(codes > 0, axis=2)
+        if self.early:
+            behind = np.arange(len(self.stages)) > fixed[:, -1:]
+            lowest = self._bounds[0][len(self._fixed) :].reshape(self._layer_shape)
+            codes = np.where(behind[:, :, None], lowest, codes)
+        return np.concatenate([fixed, codes.reshape(len(repaired), -1)], axis=1)
 
     def encode(self, architecture: MobileNetV3Architecture) -> IntArray:
         """Return the canonical encoding, shape ``[n_genes]``.
@@ -125,13 +145,14 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         Raises:
             SpaceError: The architecture is not of this space.
         """
-        self._check(architecture)
-        codes = np.zeros(self._layer_shape, dtype=np.int64)
-        for stage, (kernels, expands) in enumerate(zip(architecture.kernels, architecture.expands, strict=True)):
-            for position, (kernel, expand) in enumerate(zip(kernels, expands, strict=True)):
-                index = len(self.kernels) * self.expands.index(expand) + self.kernels.index(kernel)
-                codes[stage, position] = index + 1
+        check_architecture(self, architecture)
+        codes = self._bounds[0][len(self._fixed) :].reshape(self._layer_shape).copy()
+        codes[: len(architecture.kernels)] = 0
+        for stage, layers in enumerate(architecture.layers):
+            codes[stage, : len(layers)] = [self.codes.encode(*layer) for layer in layers]
         fixed = [self.resolutions.index(architecture.resolution), self.widths.index(architecture.width)]
+        if self.early:
+            fixed.append(self.exits.index(len(architecture.kernels)))
         return np.concatenate([np.array(fixed, dtype=np.int64), codes.ravel()])
 
     def decode(self, encoding: IntArray) -> MobileNetV3Architecture:
@@ -142,14 +163,22 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         """
         self.check_bounds(encoding)
         row = self.repair(encoding)[0]
-        kernels: list[tuple[int, ...]] = []
-        expands: list[tuple[float, ...]] = []
-        for codes in row[FIXED_GENES:].reshape(self._layer_shape).tolist():
-            pairs = [divmod(code - 1, len(self.kernels)) for code in codes if code]
-            kernels.append(tuple(self.kernels[kernel] for _, kernel in pairs))
-            expands.append(tuple(self.expands[expand] for expand, _ in pairs))
-        width = self.widths[int(row[1])]
-        return MobileNetV3Architecture(self.resolutions[int(row[0])], width, tuple(kernels), tuple(expands))
+        stages = row[len(self._fixed) :].reshape(self._layer_shape).tolist()
+        last = self.exits[int(row[2])] if self.early else len(self.stages)
+        layers = [tuple(self.codes.decode(code) for code in codes if code) for codes in stages[:last]]
+        return self.assemble(self.resolutions[int(row[0])], self.widths[int(row[1])], tuple(layers))
+
+    def assemble(
+        self, resolution: int, width: float, layers: tuple[tuple[tuple[int, float, int], ...], ...]
+    ) -> MobileNetV3Architecture:
+        """Return the architecture of the given layers, per stage (kernel, expansion, branches).
+
+        The branches are dropped in a space without parallel blocks.
+        """
+        kernels, expands, branches = (
+            tuple(tuple(layer[part] for layer in stage) for stage in layers) for part in range(3)
+        )
+        return MobileNetV3Architecture(resolution, width, kernels, expands, branches if self.parallel else ())  # type: ignore[arg-type]
 
     def from_dict(self, value: dict[str, Any]) -> MobileNetV3Architecture:
         """Read what ``MobileNetV3Architecture.as_dict`` gave.
@@ -157,33 +186,9 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         Raises:
             SpaceError: A key is missing or a choice is not of this space.
         """
-        try:
-            kernels = tuple(tuple(int(kernel) for kernel in stage["kernels"]) for stage in value["stages"])
-            expands = tuple(tuple(float(expand) for expand in stage["expands"]) for stage in value["stages"])
-            architecture = MobileNetV3Architecture(int(value["resolution"]), float(value["width"]), kernels, expands)
-        except (KeyError, TypeError, ValueError) as error:
-            raise SpaceError(
-                f"an architecture of {self.name} needs resolution, width and stages (each with kernels and expands); "
-                f"{error!r} in {value!r}."
-            ) from error
-        self._check(architecture)
+        architecture = read_architecture(self, value)
+        check_architecture(self, architecture)
         return architecture
-
-    def _check(self, architecture: MobileNetV3Architecture) -> None:
-        checks: list[tuple[str, Any, tuple[Any, ...]]] = [
-            ("resolution", architecture.resolution, self.resolutions),
-            ("width", architecture.width, self.widths),
-            ("number of stages", len(architecture.kernels), (len(self.stages),)),
-            ("number of stages", len(architecture.expands), (len(self.stages),)),
-        ]
-        for stage, (kernels, expands) in enumerate(zip(architecture.kernels, architecture.expands, strict=False)):
-            checks.append((f"layers of stage {stage}", len(kernels), self.depths))
-            checks.append((f"expands of stage {stage}", len(expands), (len(kernels),)))
-            checks.extend((f"kernel in stage {stage}", kernel, self.kernels) for kernel in kernels)
-            checks.extend((f"expand in stage {stage}", expand, self.expands) for expand in expands)
-        for what, value, allowed in checks:
-            if value not in allowed:
-                raise SpaceError(f"{what} {value!r} is not in space {self.name}; allowed: {list(allowed)}.")
 
     def plan(self, architecture: MobileNetV3Architecture) -> tuple[BlockPlan, ...]:
         """Return the blocks in order of execution with all their sizes.
@@ -191,25 +196,50 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         Raises:
             SpaceError: The architecture is not of this space.
         """
-        self._check(architecture)
+        check_architecture(self, architecture)
         return plan_network(self._settings, architecture)
 
+    def plan_exits(self, architecture: MobileNetV3Architecture) -> tuple[BlockPlan, ...]:
+        """Return a head per stage, ``exits.0`` first, for the network that keeps every exit up to its own.
+
+        Raises:
+            SpaceError: The architecture is not of this space, or the space has no early exits.
+        """
+        check_architecture(self, architecture)
+        if not self.early:
+            raise SpaceError(f"space {self.name} has one exit; early exits need the setting exits: early.")
+        return plan_exits(self._settings, architecture)
+
     def blocks(self, architecture: MobileNetV3Architecture) -> tuple[Block, ...]:
-        """Return ``stem``, ``first``, every layer present (``stages.S.P``) and ``head``, in order of execution."""
+        """Return ``stem``, ``first``, every layer present (``stages.S.P``) and ``head``, in order of execution.
+
+        A layer's block holds the sum of its branches and the dense skips that are added to its output, so that its key
+        depends on no other layer; the head is that of the exit the network ends with.
+        """
         return tuple(Block(plan.name, plan.key) for plan in self.plan(architecture))
 
     def graph(self, architecture: MobileNetV3Architecture) -> LayerGraph:
         """Return the network as the runtime sees it, batch normalisation folded."""
         side = architecture.resolution
         layers = [Layer("input", "input", (), (self.in_channels, side, side), "stem")]
+        outputs: dict[int | None, list[str]] = {}
         for plan in self.plan(architecture):
-            layers += block_layers(plan, layers[-1].name)
+            earlier = outputs.setdefault(plan.stage, [])
+            layers += block_layers(plan, layers[-1].name, tuple(earlier[: plan.skips]))
+            earlier.append(layers[-1 - plan.skips].name)
         return LayerGraph(tuple(layers))
 
-    @property
+    @functools.cached_property
     def smallest(self) -> MobileNetV3Architecture:
-        """Every gene at its lower bound."""
-        return self.decode(self._bounds[0])
+        """Every gene at its lower bound, but the exit, which is the one with the fewest MACs.
+
+        A head at many pixels may cost more than the layers to the next one.
+        """
+        lowest = self.decode(self._bounds[0])
+        if not self.early:
+            return lowest
+        ends = [self._bounds[0] + (np.array(self.gene_names) == "exit") * index for index in range(len(self.exits))]
+        return min((self.decode(end) for end in ends), key=lambda end: self.graph(end).macs)
 
     @property
     def largest(self) -> MobileNetV3Architecture:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 
 from hwnas.spaces.graph import Layer
+from hwnas.spaces.mobilenetv3_codes import BOTTLENECK, POINTWISE, TRANSFORM
 from hwnas.spaces.mobilenetv3_plan import BlockPlan
 
 
@@ -37,6 +38,15 @@ class _Writer:
         self.side = 1
         self.simple(path, "global_pool")
 
+    def max_pool(self, path: str, stride: int) -> None:
+        self.side = -(-self.side // stride)
+        name, shape = f"{self.block}.{path}", (self.channels, self.side, self.side)
+        self._add(Layer(name, "max_pool", (self.source,), shape, self.block, stride, stride, ceil=True))
+
+    def branch(self, source: str, channels: int, side: int) -> None:
+        """Go back to ``source``: the next layer reads it."""
+        self.source, self.channels, self.side = source, channels, side
+
     def linear(self, path: str, features: int) -> None:
         name, before, self.channels = f"{self.block}.{path}", self.channels, features
         self._add(Layer(name, "linear", (self.source,), (features,), self.block, in_channels=before))
@@ -57,30 +67,64 @@ class _Writer:
 
 
 @functools.lru_cache(maxsize=8192)
-def block_layers(plan: BlockPlan, source: str) -> tuple[Layer, ...]:
-    """Return the layers of one block that reads layer ``source``, batch normalisation folded; the last is its output."""
+def block_layers(plan: BlockPlan, source: str, skipped: tuple[str, ...] = ()) -> tuple[Layer, ...]:
+    """Return the layers of one block that reads layer ``source``, batch normalisation folded; the last is its output.
+
+    Args:
+        plan: The block.
+        source: The layer it reads.
+        skipped: Outputs of earlier layers of its stage that are added in the end, as many as ``plan.skips``.
+    """
     writer = _Writer(plan.name, source, plan.in_channels, plan.side)
     if plan.op == "stem":
         writer.conv("conv", plan.out_channels, plan.kernel, plan.stride)
         writer.simple("act", plan.activation)
     elif plan.op == "head":
         _write_head(writer, plan)
+    elif plan.op == "parallel":
+        _write_branches(writer, plan, source)
     else:
         _write_bottleneck(writer, plan, source)
+    for index, earlier in enumerate(skipped):
+        writer.simple(f"skips.{index}", "add", earlier)
     return tuple(writer.layers)
 
 
-def _write_bottleneck(writer: _Writer, plan: BlockPlan, source: str) -> None:
+def _write_bottleneck(writer: _Writer, plan: BlockPlan, source: str, under: str = "") -> None:
     if plan.op == "mbconv":
-        writer.conv("expand.conv", plan.mid_channels)
-        writer.simple("expand.act", plan.activation)
-    writer.conv("depth.conv", plan.mid_channels, plan.kernel, plan.stride, groups=plan.mid_channels)
-    writer.simple("depth.act", plan.activation)
+        writer.conv(f"{under}expand.conv", plan.mid_channels)
+        writer.simple(f"{under}expand.act", plan.activation)
+    writer.conv(f"{under}depth.conv", plan.mid_channels, plan.kernel, plan.stride, groups=plan.mid_channels)
+    writer.simple(f"{under}depth.act", plan.activation)
     if plan.squeeze:
-        writer.squeeze_excite("se", plan.squeeze)
-    writer.conv("project.conv", plan.out_channels)
+        writer.squeeze_excite(f"{under}se", plan.squeeze)
+    writer.conv(f"{under}project.conv", plan.out_channels)
     if plan.residual:
-        writer.simple("add", "add", source)
+        writer.simple(f"{under}add", "add", source)
+
+
+def _write_branches(writer: _Writer, plan: BlockPlan, source: str) -> None:
+    outputs = []
+    if plan.branches & BOTTLENECK:
+        _write_bottleneck(writer, plan.bottleneck, source, "bottleneck.")
+        outputs.append(writer.source)
+    if plan.branches & POINTWISE:
+        writer.branch(source, plan.in_channels, plan.side)
+        writer.conv("pointwise.conv", plan.out_channels, 1, plan.stride)
+        writer.simple("pointwise.act", plan.activation)
+        outputs.append(writer.source)
+    if plan.branches & TRANSFORM:
+        writer.branch(source, plan.in_channels, plan.side)
+        if plan.stride > 1:
+            writer.max_pool("transform.pool", plan.stride)
+        # a scale per channel where their number stays: what batch normalisation alone would do, in a form runtimes fuse
+        groups = 1 if plan.in_channels != plan.out_channels else plan.out_channels
+        writer.conv("transform.conv", plan.out_channels, groups=groups)
+        writer.simple("transform.act", plan.activation)
+        outputs.append(writer.source)
+    writer.source = outputs[0]
+    for index, output in enumerate(outputs[1:]):
+        writer.simple(f"sums.{index}", "add", output)
 
 
 def _write_head(writer: _Writer, plan: BlockPlan) -> None:

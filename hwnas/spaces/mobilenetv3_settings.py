@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from hwnas.config import Section, explain_validation
+from hwnas.config import GrownSection, Section, explain_validation
 from hwnas.errors import SpaceError
 
 Activation = Literal["relu", "hswish"]
+Blocks = Literal["base", "dense", "parallel", "dense-parallel"]
+Exits = Literal["single", "early"]
+
+FIRST_SKIP = 3
+"""Layers a stage must have before a dense skip exists."""
 
 
 class Stage(Section):
@@ -39,7 +44,7 @@ OFA_STAGES = (
 """The five stages of OFAMobileNetV3 (Cai et al., ICLR 2020)."""
 
 
-class MobileNetV3Settings(Section):
+class MobileNetV3Settings(GrownSection):
     """Everything that makes one MobileNetV3 space different from another.
 
     Attributes:
@@ -55,7 +60,13 @@ class MobileNetV3Settings(Section):
         stem_stride: Stride of the stem.
         first_channels: Output channels of the fixed first block at width 1.0.
         head_channels: Channels of the final expansion and of the feature mix at width 1.0.
+        blocks: ``base`` (Once-for-All), or OFAv2's variants: ``dense`` adds skips between the layers of a stage,
+            ``parallel`` gives every layer three branches of which any may be off, ``dense-parallel`` does both.
+        exits: ``single``, or ``early``: a head after every stage, one of which a network ends with. Their channels are
+            in the proportion that ``head_channels`` have to the last stage's, 6 and 8 times the stage's by default.
     """
+
+    later: ClassVar[tuple[str, ...]] = ("blocks", "exits")
 
     classes: int = Field(default=1000, ge=2)
     in_channels: int = Field(default=3, ge=1)
@@ -69,6 +80,8 @@ class MobileNetV3Settings(Section):
     stem_stride: Literal[1, 2] = 2
     first_channels: int = Field(default=16, ge=1)
     head_channels: tuple[int, int] = (960, 1280)
+    blocks: Blocks = "base"
+    exits: Exits = "single"
 
     @field_validator("resolutions", "widths", "kernels", "expands", "depths")
     @classmethod
@@ -106,6 +119,34 @@ class MobileNetV3Settings(Section):
                 "a stage's stride"
             )
         return self
+
+    @model_validator(mode="after")
+    def _variants_exist(self) -> MobileNetV3Settings:
+        if self.early and len(self.stages) < 2:
+            raise ValueError(
+                "exits='early' needs two stages or more to leave between; add a stage or say exits: single"
+            )
+        if self.dense and self.depths[-1] < FIRST_SKIP:
+            raise ValueError(
+                f"blocks={self.blocks!r} skips over layers from depth {FIRST_SKIP} on, but "
+                f"depths={list(self.depths)}; raise depths or say blocks: {'parallel' if self.parallel else 'base'}"
+            )
+        return self
+
+    @property
+    def dense(self) -> bool:
+        """Whether stages have dense skips."""
+        return "dense" in self.blocks
+
+    @property
+    def parallel(self) -> bool:
+        """Whether layers have parallel branches."""
+        return "parallel" in self.blocks
+
+    @property
+    def early(self) -> bool:
+        """Whether there is an exit after every stage."""
+        return self.exits == "early"
 
     @property
     def total_stride(self) -> int:
