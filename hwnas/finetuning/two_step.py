@@ -91,7 +91,7 @@ class TwoStep:
         self.metric = metric
         self.score: Metric = resolve_metric(metric)
         self.setting = LossSetting(section.label_smoothing, section.distillation)
-        self.teacher = self._calibrated(supernet.space.largest) if section.distillation else None
+        self.teacher = self._calibrate(supernet.teacher()) if section.distillation else None
         self.identity = self._identity()
 
     def _identity(self) -> dict[str, Any]:
@@ -112,13 +112,12 @@ class TwoStep:
         indices = torch.arange(min(BN_IMAGES, len(self.data.train)))
         return list(self.data.train.batches(BN_BATCH, self.resolution, indices=indices))
 
-    def _calibrated(self, architecture: Any) -> nn.Module:
-        module = self.supernet.extract(architecture).eval()
-        recalibrate_bn(module, self._bn_batches())
+    def _calibrate(self, module: nn.Module) -> nn.Module:
+        recalibrate_bn(module.eval(), self._bn_batches())
         return module
 
     def _fresh(self) -> tuple[nn.Module, torch.optim.Optimizer]:
-        module = self._calibrated(self.architecture)
+        module = self._calibrate(self.supernet.extract(self.architecture))
         section = self.section
         return module, make_optimizer(module, section.optimizer, section.learning_rate, section.weight_decay)
 

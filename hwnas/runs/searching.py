@@ -39,7 +39,7 @@ class SearchWork:
         self._supernet = supernet
         self._folder = run.folder.supernet / "adapted"
         self._version = 0
-        self._teacher = supernet.extract(run.space.largest)
+        self._teacher = supernet.teacher(run.config.train.exit_ensemble)
         self._taught: float | None = None
         self._evaluator = AccuracyEvaluator(
             supernet,

@@ -8,6 +8,7 @@ from typing import Any, Generic
 
 from torch import Tensor, nn
 
+from hwnas.config import ExitWeights
 from hwnas.spaces.base import ArchitectureT, SearchSpace
 
 
@@ -45,6 +46,18 @@ class Supernet(nn.Module, ABC, Generic[ArchitectureT]):
 
         Its batch-normalisation statistics are slices of the supernet's: recalibrate them before reading an accuracy.
         """
+
+    def teacher(self, exit_ensemble: ExitWeights = "ascending") -> nn.Module:
+        """Return a copy, as :meth:`extract` gives it, of the network that teaches the others.
+
+        Args:
+            exit_ensemble: How the logits of several exits are weighed; without exits it decides nothing.
+        """
+        return self.extract(self.space.largest)
+
+    def exit_logits(self, x: Tensor) -> list[Tensor]:
+        """Run the active architecture with every exit there is up to its own; returns their logits ``[b, classes]``."""
+        return [self(x)]
 
     @abstractmethod
     def sort_channels(self, expand_ratio_stage: int = 0) -> None:

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from hwnas.spaces.mobilenetv3_codes import branch_names
 from hwnas.spaces.mobilenetv3_plan import BlockPlan
-from hwnas.supernets.modules import BN_EPS, BN_MOMENTUM, Bottleneck
+from hwnas.supernets.modules import BN_EPS, BN_MOMENTUM, Bottleneck, Parallel
 
 Tensors = dict[str, Tensor]
 
@@ -105,6 +106,50 @@ class ElasticBottleneck(Bottleneck):
         mean, var = tensors[f"{path}.running_mean"], tensors[f"{path}.running_var"]
         weight, bias = tensors[f"{path}.weight"], tensors[f"{path}.bias"]
         return F.batch_norm(x, mean, var, weight, bias, self.training, BN_MOMENTUM, BN_EPS)
+
+
+class ElasticParallel(Parallel):
+    """The widest parallel block of a layer position: all branches, the bottleneck elastic; any of them may be off.
+
+    Args:
+        plan: The widest block.
+        kernels: Kernel sides, ascending.
+    """
+
+    def __init__(self, plan: BlockPlan, kernels: Sequence[int]) -> None:
+        self._kernels = tuple(kernels)
+        super().__init__(plan)
+
+    def make_bottleneck(self, plan: BlockPlan) -> ElasticBottleneck:
+        """Return the module of the bottleneck branch."""
+        return ElasticBottleneck(plan, self._kernels)
+
+    def tensors(self, plan: BlockPlan) -> Tensors:
+        """Return views of the tensors of the block ``plan`` by their names in the static block."""
+        found: Tensors = {}
+        for name in branch_names(plan.branches):
+            branch = self.get_submodule(name)
+            part = branch.tensors(plan.bottleneck) if isinstance(branch, ElasticBottleneck) else branch.state_dict()
+            found.update({f"{name}.{key}": tensor for key, tensor in part.items()})
+        return found
+
+    def run(self, x: Tensor, plan: BlockPlan) -> Tensor:
+        """Run the block ``plan`` on ``[b, in, h, w]``."""
+        outputs = []
+        for name in branch_names(plan.branches):
+            branch = self.get_submodule(name)
+            outputs.append(branch.run(x, plan.bottleneck) if isinstance(branch, ElasticBottleneck) else branch(x))
+        result: Tensor = sum(outputs[1:], outputs[0])
+        return result
+
+
+ElasticLayer = ElasticBottleneck | ElasticParallel
+"""A layer position of a supernet, whatever its blocks."""
+
+
+def make_elastic(plan: BlockPlan, kernels: Sequence[int]) -> ElasticLayer:
+    """Return the widest layer of a position."""
+    return ElasticParallel(plan, kernels) if plan.op == "parallel" else ElasticBottleneck(plan, kernels)
 
 
 def _norm(path: str, bn: nn.BatchNorm2d, channels: int) -> Tensors:

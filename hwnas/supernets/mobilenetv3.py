@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
+from hwnas.config import ExitWeights
 from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
 from hwnas.spaces.mobilenetv3_plan import BlockPlan
 from hwnas.supernets.base import Supernet
-from hwnas.supernets.elastic import ElasticBottleneck
+from hwnas.supernets.elastic import ElasticBottleneck, ElasticLayer, make_elastic
+from hwnas.supernets.exits import ExitNetwork, exit_network_from_tensors
 from hwnas.supernets.modules import initialise, make_block
 from hwnas.supernets.sorting import sort_bottleneck
 from hwnas.supernets.static import StaticNetwork, network_from_tensors
@@ -24,33 +28,45 @@ class Engine(nn.Module):
 
     def __init__(self, space: MobileNetV3Space, width: float) -> None:
         super().__init__()
-        largest = space.largest
-        widest = MobileNetV3Architecture(largest.resolution, width, largest.kernels, largest.expands)
+        widest = dataclasses.replace(space.largest, width=width)
         stages: list[list[nn.Module]] = [[] for _ in space.stages]
         for plan in space.plan(widest):
-            if plan.op == "mbconv":
-                stages[int(plan.name.split(".")[1])].append(ElasticBottleneck(plan, space.kernels))
-            else:
+            if plan.stage is not None:
+                stages[plan.stage].append(make_elastic(plan, space.kernels))
+            elif not plan.exit:
                 self.add_module(plan.name, make_block(plan))
         self.stages = nn.ModuleList(nn.ModuleList(blocks) for blocks in stages)
+        if space.early:
+            self.exits = nn.ModuleList(make_block(plan) for plan in space.plan_exits(widest))
 
-    def block(self, name: str) -> nn.Module:
-        """Return the block at path ``name``."""
-        return self.get_submodule(name)
+    def block(self, plan: BlockPlan) -> nn.Module:
+        """Return the module that holds the weights of a block."""
+        return self.get_submodule(f"exits.{plan.exit - 1}" if plan.exit else plan.name)
 
     def run(self, x: Tensor, plans: tuple[BlockPlan, ...]) -> Tensor:
         """Run the network of ``plans`` on images ``[b, c, h, w]``."""
-        for plan in plans:
-            block = self.block(plan.name)
-            x = block.run(x, plan) if isinstance(block, ElasticBottleneck) else block(x)
-        return x
+        return self.run_exits(x, plans[:-1], plans[-1:])[0]
+
+    def run_exits(self, x: Tensor, trunk: tuple[BlockPlan, ...], heads: tuple[BlockPlan, ...]) -> list[Tensor]:
+        """Run a trunk on images ``[b, c, h, w]`` and each head on the end of its stage; returns their logits."""
+        ends: dict[int | None, Tensor] = {}
+        earlier: list[Tensor] = []
+        for plan in trunk:
+            earlier = earlier if plan.stage in ends else []
+            block = self.block(plan)
+            x = block.run(x, plan) if isinstance(block, ElasticLayer) else block(x)
+            earlier.append(x)
+            for output in earlier[: plan.skips]:
+                x = x + output
+            ends[plan.stage] = x
+        return [self.block(head)(ends[head.exit - 1] if head.exit else x) for head in heads]
 
     def tensors(self, plans: tuple[BlockPlan, ...]) -> dict[str, Tensor]:
         """Return views of the tensors of the network of ``plans`` by their names in the static network."""
         found: dict[str, Tensor] = {}
         for plan in plans:
-            block = self.block(plan.name)
-            part = block.tensors(plan) if isinstance(block, ElasticBottleneck) else block.state_dict()
+            block = self.block(plan)
+            part = block.tensors(plan) if isinstance(block, ElasticLayer) else block.state_dict()
             found.update({f"{plan.name}.{name}": tensor for name, tensor in part.items()})
         return found
 
@@ -96,6 +112,11 @@ class MobileNetV3Supernet(Supernet[MobileNetV3Architecture]):
         """Run the active architecture: images ``[b, c, h, w]`` to logits ``[b, classes]``."""
         return self._engine(self._active).run(x, self._plans)
 
+    def exit_logits(self, x: Tensor) -> list[Tensor]:
+        """Run the active architecture with every exit up to its own; returns logits ``[b, classes]``, first exit first."""
+        heads = self.space.plan_exits(self._active)
+        return self._engine(self._active).run_exits(x, self._plans[:-1], heads)
+
     @torch.no_grad()
     def extract(self, architecture: MobileNetV3Architecture) -> StaticNetwork:
         """Return a static network with its own copy of the architecture's weights.
@@ -103,11 +124,32 @@ class MobileNetV3Supernet(Supernet[MobileNetV3Architecture]):
         Raises:
             SpaceError: The architecture is not of the space.
         """
-        plans = self.space.plan(architecture)
-        tensors = self._engine(architecture).tensors(plans)
-        copies = {name: _copy(tensor) for name, tensor in tensors.items()}
-        network = network_from_tensors(self.space, architecture, copies)
+        tensors = self._copies(architecture, self.space.plan(architecture))
+        return network_from_tensors(self.space, architecture, tensors).train(self.training)
+
+    @torch.no_grad()
+    def extract_exits(self, architecture: MobileNetV3Architecture, weights: ExitWeights) -> ExitNetwork:
+        """Return a static network like :meth:`extract` that keeps every exit up to the architecture's own.
+
+        Args:
+            architecture: What to extract.
+            weights: How its output weighs the exits' logits.
+
+        Raises:
+            SpaceError: The architecture is not of the space, or the space has no early exits.
+        """
+        plans = (*self.space.plan(architecture)[:-1], *self.space.plan_exits(architecture))
+        network = exit_network_from_tensors(self.space, architecture, self._copies(architecture, plans), weights)
         return network.train(self.training)
+
+    def teacher(self, exit_ensemble: ExitWeights = "ascending") -> StaticNetwork:
+        """Return the largest network; with early exits it keeps all, and its output is their weighted logits."""
+        largest = self.space.largest
+        return self.extract_exits(largest, exit_ensemble) if self.space.early else self.extract(largest)
+
+    def _copies(self, architecture: MobileNetV3Architecture, plans: tuple[BlockPlan, ...]) -> dict[str, Tensor]:
+        tensors = self._engine(architecture).tensors(plans)
+        return {name: _copy(tensor) for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def sort_channels(self, expand_ratio_stage: int = 0) -> None:

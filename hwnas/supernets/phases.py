@@ -1,7 +1,8 @@
 """Progressive shrinking as a list of phases: which choices are allowed, for how long, how fast.
 
-Source: Cai et al., "Once-for-All" (ICLR 2020), section 3.3 and its training script: full, kernel, depth in two phases,
-expansion in two phases.
+Sources: Cai et al., "Once-for-All" (ICLR 2020), section 3.3 and its training script: full, kernel, depth in two phases,
+expansion in two phases; Sarti et al., "OFAv2" (2023): between kernel and depth, the number of branches of parallel blocks in
+two phases, and the exit in as many as there are earlier ones.
 """
 
 from __future__ import annotations
@@ -17,15 +18,52 @@ import numpy as np
 from hwnas.config import PhaseSection, TrainSection
 from hwnas.errors import ConfigError
 from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
+from hwnas.spaces.mobilenetv3_codes import BOTTLENECK, LEVELS, sets_of_level
 
-EPOCH_SHARES = {"full": 180, "kernel": 125, "depth-1": 25, "depth-2": 125, "expand-1": 25, "expand-2": 125}
-"""Epochs of each phase in the published script (warm-up included); only their ratios matter here."""
+EPOCH_SHARES = {
+    **{"full": 180, "kernel": 125, "level-1": 25, "level-2": 125},
+    **{"depth-1": 25, "depth-2": 125, "expand-1": 25, "expand-2": 125},
+}
+"""Epochs of each phase in the published scripts (warm-up included); only their ratios matter here."""
 
-SUBNETS = {"full": 1, "kernel": 1, "depth-1": 2, "depth-2": 2, "expand-1": 4, "expand-2": 4}
-"""Networks sampled per step in the published script."""
+EXIT_SHARES = (25, 65, 95, 125)
+"""Those of the exit phases; the last one allows every exit."""
 
+SUBNETS = {"full": 1, "kernel": 1, "level": 2, "exit": 2, "depth": 2, "expand": 4}
+"""Networks sampled per step in the published scripts."""
+
+_NEEDS = {"level": "blocks: parallel (or dense-parallel)", "exit": "exits: early"}
 
 T = TypeVar("T", int, float)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may be sampled, each ascending.
+
+    Attributes:
+        kernel: Kernel sides.
+        expand: Expansion ratios.
+        depth: Stage depths.
+        level: How many branches of a parallel block are on; empty without such blocks.
+        exit: After how many stages a network ends; empty without early exits.
+    """
+
+    kernel: tuple[int, ...]
+    expand: tuple[float, ...]
+    depth: tuple[int, ...]
+    level: tuple[int, ...] = ()
+    exit: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, space: MobileNetV3Space) -> Choices:
+        """Return every choice of a space."""
+        levels = LEVELS if space.parallel else ()
+        return cls(space.kernels, space.expands, space.depths, levels, space.exits if space.early else ())
+
+    def largest(self) -> Choices:
+        """Return only the largest of each."""
+        return Choices(*(getattr(self, field.name)[-1:] for field in dataclasses.fields(self)))
 
 
 @dataclass(frozen=True)
@@ -34,9 +72,7 @@ class Phase:
 
     Attributes:
         name: Shown in progress and reports.
-        kernels: Kernel sides that may be sampled, ascending.
-        expands: Expansion ratios that may be sampled, ascending.
-        depths: Stage depths that may be sampled, ascending.
+        choices: What may be sampled.
         epochs: Passes over the training images (shared between widths).
         learning_rate: Peak learning rate.
         subnets: Networks sampled per step.
@@ -45,32 +81,68 @@ class Phase:
     """
 
     name: str
-    kernels: tuple[int, ...]
-    expands: tuple[float, ...]
-    depths: tuple[int, ...]
+    choices: Choices
     epochs: float
     learning_rate: float
     subnets: int
     sort_stage: int | None = None
     distil: bool = False
 
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """Kernel sides that may be sampled, ascending."""
+        return self.choices.kernel
+
+    @property
+    def expands(self) -> tuple[float, ...]:
+        """Expansion ratios that may be sampled, ascending."""
+        return self.choices.expand
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Stage depths that may be sampled, ascending."""
+        return self.choices.depth
+
+    @property
+    def all_exits(self) -> bool:
+        """Whether networks train with every exit at once: there are several, and only the last may be sampled yet."""
+        return len(self.choices.exit) == 1
+
     def steps(self, images: int, batch_size: int) -> int:
         """Return the number of optimiser steps for a training split of ``images``."""
         return max(1, round(self.epochs * steps_per_epoch(images, batch_size)))
 
     def sample(self, space: MobileNetV3Space, rng: np.random.Generator, width: float) -> MobileNetV3Architecture:
-        """Draw an architecture of this phase: every stage's depth, every layer's kernel and expansion uniform."""
-        depths = [self.depths[index] for index in rng.integers(len(self.depths), size=len(space.stages))]
-        kernels = tuple(tuple(self.kernels[i] for i in rng.integers(len(self.kernels), size=depth)) for depth in depths)
-        expands = tuple(tuple(self.expands[i] for i in rng.integers(len(self.expands), size=depth)) for depth in depths)
-        return MobileNetV3Architecture(space.resolutions[-1], width, kernels, expands)
+        """Draw an architecture of this phase.
+
+        The exit, every stage's depth, every layer's kernel, expansion and number of branches are uniform, and so is which
+        branches these are.
+        """
+        choices, stages = self.choices, len(space.stages)
+        if choices.exit:
+            stages = choices.exit[int(rng.integers(len(choices.exit)))]
+        depths = [choices.depth[index] for index in rng.integers(len(choices.depth), size=stages)]
+        kernels = [[choices.kernel[i] for i in rng.integers(len(choices.kernel), size=depth)] for depth in depths]
+        expands = [[choices.expand[i] for i in rng.integers(len(choices.expand), size=depth)] for depth in depths]
+        branches = [[self._draw_branches(rng) for _ in range(depth)] for depth in depths]
+        drawn = zip(kernels, expands, branches, strict=True)
+        layers = tuple(tuple(zip(*stage, strict=True)) for stage in drawn)
+        return space.assemble(space.resolutions[-1], width, layers)
+
+    def _draw_branches(self, rng: np.random.Generator) -> int:
+        levels = self.choices.level
+        if not levels:
+            return BOTTLENECK
+        sets = sets_of_level(levels[int(rng.integers(len(levels)))])
+        return sets[int(rng.integers(len(sets)))]
 
     def extreme(self, space: MobileNetV3Space, width: float, *, largest: bool) -> MobileNetV3Architecture:
-        """Return the smallest or largest architecture of this phase."""
-        index = -1 if largest else 0
-        stages, depth = len(space.stages), self.depths[index]
-        kernels, expands = ((self.kernels[index],) * depth,) * stages, ((self.expands[index],) * depth,) * stages
-        return MobileNetV3Architecture(space.resolutions[-1], width, kernels, expands)
+        """Return the smallest or largest architecture of this phase; the smallest has the first exit."""
+        index, choices = -1 if largest else 0, self.choices
+        stages = choices.exit[index] if choices.exit else len(space.stages)
+        branches = sets_of_level(choices.level[index])[index] if choices.level else BOTTLENECK
+        layer = (choices.kernel[index], choices.expand[index], branches)
+        return space.assemble(space.resolutions[-1], width, ((layer,) * choices.depth[index],) * stages)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -88,57 +160,63 @@ def phases_of(section: TrainSection, space: MobileNetV3Space) -> tuple[Phase, ..
     With ``phases``, a choice a phase does not name stays as in the phase before (only the largest at first).
 
     Raises:
-        ConfigError: A phase names choices that are not the largest of the space's; the key is named.
+        ConfigError: A phase names choices that are not the largest of the space's, or that the space does not have; the
+            key is named.
     """
     phases = _given(section.phases, section, space) if section.phases else _published(section, space)
     return tuple(_finish(phases))
 
 
-def _published(section: TrainSection, space: MobileNetV3Space) -> list[Phase]:
-    kernels, expands, depths = space.kernels[-1:], space.expands[-1:], space.depths[-1:]
-    steps: list[tuple[str, tuple[int, ...], tuple[float, ...], tuple[int, ...]]] = [("full", kernels, expands, depths)]
-    if len(space.kernels) > 1:
-        kernels = space.kernels
-        steps.append(("kernel", kernels, expands, depths))
-    if len(space.depths) > 2:
-        steps.append(("depth-1", kernels, expands, space.depths[-2:]))
-    if len(space.depths) > 1:
-        depths = space.depths
-        steps.append(("depth-2", kernels, expands, depths))
-    if len(space.expands) > 2:
-        steps.append(("expand-1", kernels, space.expands[-2:], depths))
-    if len(space.expands) > 1:
-        steps.append(("expand-2", kernels, space.expands, depths))
-    total = sum(EPOCH_SHARES[name] for name, *_ in steps)
+def _steps_of(key: str, allowed: tuple[T, ...]) -> list[tuple[str, tuple[T, ...], float]]:
+    """Return the phases that shrink one choice: name, what is allowed, share of the epochs."""
+    if key == "exit":
+        shares = (EXIT_SHARES[0],) * (len(allowed) - 1 - len(EXIT_SHARES)) + EXIT_SHARES
+        counts = range(2, len(allowed) + 1)
+        used = shares[len(shares) - len(counts) :]
+        return [(f"exit-{i + 1}", allowed[-n:], used[i]) for i, n in enumerate(counts)]
+    names = {"kernel": {0: "kernel"}}.get(key, {2: f"{key}-1", 0: f"{key}-2"})
     return [
-        Phase(
-            name,
-            phase_kernels,
-            phase_expands,
-            phase_depths,
-            section.epochs * EPOCH_SHARES[name] / total,
-            section.learning_rate,
-            SUBNETS[name],
-        )
-        for name, phase_kernels, phase_expands, phase_depths in steps
+        (name, allowed[-count:], EPOCH_SHARES[name]) for count, name in names.items() if len(allowed) > max(1, count)
+    ]
+
+
+def _published(section: TrainSection, space: MobileNetV3Space) -> list[Phase]:
+    everything = Choices.of(space)
+    choices = everything.largest()
+    steps: list[tuple[str, Choices, float]] = [("full", choices, EPOCH_SHARES["full"])]
+    for key in ("kernel", "level", "exit", "depth", "expand"):
+        for name, allowed, share in _steps_of(key, getattr(everything, key)):
+            choices = dataclasses.replace(choices, **{key: allowed})
+            steps.append((name, choices, share))
+    total = sum(share for *_, share in steps)
+    return [
+        Phase(name, allowed, section.epochs * share / total, section.learning_rate, SUBNETS[name.partition("-")[0]])
+        for name, allowed, share in steps
     ]
 
 
 def _given(given: Sequence[PhaseSection], section: TrainSection, space: MobileNetV3Space) -> list[Phase]:
-    kernels, expands, depths = space.kernels[-1:], space.expands[-1:], space.depths[-1:]
+    everything = Choices.of(space)
+    choices = everything.largest()
     phases = []
     for entry in given:
-        kernels = _choices(entry.kernel, kernels, space.kernels, f"train.phases[{entry.name}].kernel")
-        expands = _choices(entry.expand, expands, space.expands, f"train.phases[{entry.name}].expand")
-        depths = _choices(entry.depth, depths, space.depths, f"train.phases[{entry.name}].depth")
+        for field in dataclasses.fields(Choices):
+            named, key = getattr(entry, field.name), f"train.phases[{entry.name}].{field.name}"
+            before, allowed = getattr(choices, field.name), getattr(everything, field.name)
+            choices = dataclasses.replace(choices, **{field.name: _allowed(named, before, allowed, key)})
         rate = entry.learning_rate or section.learning_rate
-        phases.append(Phase(entry.name, kernels, expands, depths, entry.epochs, rate, entry.subnets))
+        phases.append(Phase(entry.name, choices, entry.epochs, rate, entry.subnets))
     return phases
 
 
-def _choices(named: Sequence[float] | None, before: tuple[T, ...], allowed: tuple[T, ...], key: str) -> tuple[T, ...]:
+def _allowed(named: Sequence[float] | None, before: tuple[T, ...], allowed: tuple[T, ...], key: str) -> tuple[T, ...]:
     if named is None:
         return before
+    if not allowed:
+        raise ConfigError(
+            f"{key}={list(named)}: this space has no such choice. Take the key out, or give the space the setting "
+            f"{_NEEDS[key.rpartition('.')[2]]}."
+        )
     chosen = tuple(value for value in allowed if value in named)
     if len(chosen) != len(set(named)) or chosen != allowed[len(allowed) - len(chosen) :]:
         raise ConfigError(
@@ -152,8 +230,8 @@ def _finish(phases: Sequence[Phase]) -> list[Phase]:
     """Add channel sorting where the expansion shrinks, and a teacher from the second phase on."""
     finished: list[Phase] = []
     for index, phase in enumerate(phases):
-        before = len(phases[index - 1].expands) if index else 1
-        sort_stage = before - 1 if index and len(phase.expands) > before else None
+        before = len(phases[index - 1].choices.expand) if index else 1
+        sort_stage = before - 1 if index and len(phase.choices.expand) > before else None
         finished.append(dataclasses.replace(phase, sort_stage=sort_stage, distil=index > 0))
     return finished
 

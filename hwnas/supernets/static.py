@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.spaces.mobilenetv3_plan import MobileNetV3Architecture
-from hwnas.supernets.modules import ConvNorm, initialise, make_block
+from hwnas.supernets.modules import ConvNorm, initialise, make_block, run_stage
 
 FloatArray = NDArray[np.float32]
 
@@ -30,21 +30,26 @@ class StaticNetwork(nn.Module):
         super().__init__()
         self.space = space
         self.architecture = architecture
-        stages: list[list[nn.Module]] = [[] for _ in space.stages]
+        stages: list[list[nn.Module]] = [[] for _ in architecture.kernels]
         for plan in space.plan(architecture):
-            if plan.op == "mbconv":
-                stages[int(plan.name.split(".")[1])].append(make_block(plan))
+            if plan.stage is not None:
+                stages[plan.stage].append(make_block(plan))
             else:
                 self.add_module(plan.name, make_block(plan))
         self.stages = nn.ModuleList(nn.ModuleList(blocks) for blocks in stages)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images ``[b, c, r, r]`` to logits ``[b, classes]``; any side of at least one pixel runs."""
+    def stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the output ``[b, c, h, w]`` of every stage on images ``[b, c, r, r]``."""
         x = self.get_submodule("first")(self.get_submodule("stem")(x))
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)
-            for block in stage:
-                x = block(x)
+            x = run_stage(stage, x)
+            yield x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``[b, c, r, r]`` to logits ``[b, classes]``; any side of at least one pixel runs."""
+        for output in self.stage_outputs(x):
+            x = output
         logits: Tensor = self.get_submodule("head")(x)
         return logits
 

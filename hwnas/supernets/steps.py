@@ -71,10 +71,17 @@ class BatchOrder:
 
 @dataclass(frozen=True)
 class LossSetting:
-    """What is minimised: label smoothing, and the weight of the teacher's soft labels."""
+    """What is minimised.
+
+    Attributes:
+        label_smoothing: Share of the labels that is spread over all classes.
+        distillation: Weight of the teacher's soft labels.
+        exits: Weight of the loss of each exit, first exit first; None: networks have their own exit only.
+    """
 
     label_smoothing: float = 0.0
     distillation: float = 0.0
+    exits: tuple[float, ...] | None = None
 
 
 def subnet_loss(logits: Tensor, labels: Tensor, soft: Tensor | None, setting: LossSetting) -> Tensor:
@@ -101,6 +108,16 @@ def make_optimizer(module: nn.Module, learning_rate: float, weight_decay: float)
     return torch.optim.SGD(groups, lr=learning_rate, momentum=MOMENTUM, nesterov=True)
 
 
+def _active_loss(
+    supernet: AnySupernet, images: Tensor, labels: Tensor, soft: Tensor | None, setting: LossSetting
+) -> Tensor:
+    if setting.exits is None:
+        return subnet_loss(supernet(images), labels, soft, setting)
+    logits = supernet.exit_logits(images)
+    losses = [subnet_loss(exit_logits, labels, soft, setting) for exit_logits in logits]
+    return torch.stack([weight * loss for weight, loss in zip(setting.exits, losses, strict=True)]).sum()
+
+
 def accumulate(
     supernet: AnySupernet,
     architectures: Sequence[Any],
@@ -118,7 +135,7 @@ def accumulate(
     total = 0.0
     for architecture in architectures:
         supernet.set_active(architecture)
-        loss = subnet_loss(supernet(images), labels, soft, setting) / len(architectures)
+        loss = _active_loss(supernet, images, labels, soft, setting) / len(architectures)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     if not np.isfinite(total):

@@ -1,7 +1,8 @@
 """The loop of progressive shrinking: phases, steps, checkpoints.
 
 Sources: Cai et al., "Once-for-All" (ICLR 2020), section 3.3, for phases and loss; the teacher is the largest network as it
-stands when a phase begins (Sarti et al., "OFAv2", 2023: progressive teacher extraction).
+stands when a phase begins (Sarti et al., "OFAv2", 2023: progressive teacher extraction). While all exits of a space with
+early exits train at once, the loss is the weighted sum of theirs (Sarti et al., "Anticipate, Ensemble and Prune", 2023).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hwnas.supernets.checkpoints import (
     save_checkpoint,
     with_prefix,
 )
+from hwnas.supernets.exits import exit_weights
 from hwnas.supernets.phases import Phase, learning_rate_at, phases_of, steps_per_epoch
 from hwnas.supernets.steps import BatchOrder, LossSetting, accumulate, make_optimizer, resolution_stream, subnet_stream
 from hwnas.supernets.storage import load_tensors
@@ -115,7 +117,7 @@ class Trainer:
 
     def _largest(self) -> nn.Module:
         # The published script leaves the teacher in training mode: it normalises by the batch, so no recalibration.
-        return self.supernet.extract(self.space.largest).requires_grad_(False).train()
+        return self.supernet.teacher(self.section.exit_ensemble).requires_grad_(False).train()
 
     def begin_phase(self) -> None:
         """Sort channels, choose the teacher, forget momentum."""
@@ -137,7 +139,8 @@ class Trainer:
         self.optimizer.zero_grad()
         batch = self.batches.batch(index, step, resolution)
         architectures = [self._draw(index, step, subnet) for subnet in range(self.phase.subnets)]
-        setting = LossSetting(self.section.label_smoothing, self.section.distillation)
+        exits = exit_weights(self.section.exit_loss, len(self.space.stages)) if self.phase.all_exits else None
+        setting = LossSetting(self.section.label_smoothing, self.section.distillation, exits)
         loss = accumulate(self.supernet, architectures, batch, self.teacher, setting)
         self.optimizer.step()
         self._count(loss, steps)

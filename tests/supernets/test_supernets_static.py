@@ -18,6 +18,14 @@ SPACES = {
         stages=[{"channels": 16, "stride": 2}, {"channels": 24, "stride": 1, "se": True, "activation": "hswish"}],
         depths=[1, 2],
     ),
+    **{
+        blocks: MobileNetV3Space(
+            classes=11 + index, in_channels=1, resolutions=[9], widths=[1], stem_stride=1, head_channels=[48, 64],
+            stages=[{"channels": 16, "stride": 2}, {"channels": 24, "stride": 1, "se": True, "activation": "hswish"}],
+            depths=[2, 3], blocks=blocks, exits=exits,
+        )
+        for index, (blocks, exits) in enumerate([("dense", "single"), ("base", "early"), ("dense-parallel", "early")])
+    },
 }  # fmt: skip
 
 
@@ -42,6 +50,8 @@ def run_layer(layer: Layer, inputs: list[Tensor], weights: dict[str, tuple[Float
         return F.conv2d(x, weight, bias, layer.stride, layer.padding, 1, layer.groups)
     if layer.op == "add":
         return inputs[0] + inputs[1]
+    if layer.op == "max_pool":
+        return F.max_pool2d(x, layer.kernel, layer.stride, layer.padding, ceil_mode=layer.ceil)
     if layer.op == "mul":
         return inputs[0] * inputs[1]
     simple = {"relu": F.relu, "hswish": F.hardswish, "hsigmoid": F.hardsigmoid, "flatten": lambda t: t.flatten(1)}
