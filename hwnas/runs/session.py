@@ -14,9 +14,11 @@ from hwnas.errors import ConfigError
 from hwnas.latency.networks import make_backend
 from hwnas.runs.folder import RunFolder
 from hwnas.spaces.base import SearchSpace
+from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.strategies.costs import GRAPH_COSTS
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.evaluation import resolve_metric
+from hwnas.supernets.phases import phases_of
 from hwnas.targets import Device, Target, find_device
 
 
@@ -65,8 +67,9 @@ class Run:
 
     @cached_property
     def folder(self) -> RunFolder:
-        """The run's folder; claimed only once data and space were found to be usable."""
-        _ = self.space
+        """The run's folder; claimed only once data, space and phases of training were found to be usable."""
+        if isinstance(self.space, MobileNetV3Space):
+            phases_of(self.config.train, self.space)
         return RunFolder(self.path, self.config)
 
     @cached_property
