@@ -50,14 +50,15 @@ class Engine(nn.Module):
     def run_exits(self, x: Tensor, trunk: tuple[BlockPlan, ...], heads: tuple[BlockPlan, ...]) -> list[Tensor]:
         """Run a trunk on images ``[b, c, h, w]`` and each head on the end of its stage; returns their logits."""
         ends: dict[int | None, Tensor] = {}
-        earlier: list[Tensor] = []
+        outputs: list[Tensor] = []  # of the layers of the present stage, before their skips
         for plan in trunk:
-            earlier = earlier if plan.stage in ends else []
+            if plan.stage not in ends:
+                outputs = []
             block = self.block(plan)
             x = block.run(x, plan) if isinstance(block, ElasticLayer) else block(x)
-            earlier.append(x)
-            for output in earlier[: plan.skips]:
-                x = x + output
+            outputs.append(x)
+            for earlier in outputs[: plan.skips]:
+                x = x + earlier
             ends[plan.stage] = x
         return [self.block(head)(ends[head.exit - 1] if head.exit else x) for head in heads]
 

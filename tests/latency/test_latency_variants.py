@@ -6,9 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+from latency_samples import make_rows, make_table
 
 from hwnas.latency.features import PHYSICAL, FeatureExtractor, block_features
 from hwnas.latency.indexing import ABSENT, BlockIndexer
+from hwnas.latency.model import LatencyModel
 from hwnas.latency.sampling import plan_networks
 from hwnas.spaces.graph import Layer
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
@@ -90,3 +92,24 @@ def test_networks_to_measure_hold_the_extremes_and_cover_keys(variant: tuple[str
     assert np.array_equal(plan.train[1], space.upper)
     assert len({row.tobytes() for row in plan.train}) == 60
     assert plan.coverage > (0.5 if space.parallel else 0.95)
+
+
+def test_a_model_of_parallel_blocks_and_exits_predicts_and_is_never_cheaper_for_more() -> None:
+    space = small(("dense-parallel", "early"))
+    plan = plan_networks(space, 80, 40, seed=0)
+    rows = make_rows(space, plan.train, "train", 0.01, 1) + make_rows(space, plan.held_out, "held_out", 0.01, 2)
+    table = make_table(space, rows)
+    model = LatencyModel.fit(table, space)
+    true = np.array([row.value for row in rows[80:]])
+    assert np.median(np.abs(model.predict(plan.held_out).value / true - 1)) < 0.06
+    X = space.sample(np.random.default_rng(1), 60)
+    for gene in (3, 4, 6, 8):
+        rows_with = X[(X[:, gene] > 0) & (X[:, 2] >= (gene - 3) // 3)]
+        predicted = {}
+        for index, branches in enumerate(BRANCH_SETS):
+            changed = rows_with.copy()
+            changed[:, gene] = space.n_codes * index + space.n_codes
+            predicted[branches] = model.predict(changed).value
+        for few, many in itertools.permutations(BRANCH_SETS, 2):
+            if few & many == few:
+                assert np.all(predicted[many] >= predicted[few])

@@ -82,3 +82,20 @@ def test_needs_members(toy: ToySpace) -> None:
         GeneDistribution(toy, np.empty((0, toy.n_genes), dtype=np.int64))
     with pytest.raises(ValueError, match="at least one distribution"):
         Mixture([])
+
+
+def test_a_stage_is_judged_by_members_that_reach_it_and_aliases_are_never_drawn(space: MobileNetV3Space) -> None:
+    space = MobileNetV3Space(**space.settings(), blocks="dense-parallel", exits="early")
+    X = space.sample(np.random.default_rng(3), 200)
+    last = 3 + 2 * 4  # the first layer of the last stage
+    X[:, 2] = np.where(np.arange(200) < 150, 0, 2)
+    X[150:, last] = np.where(np.arange(50) < 30, 63, 40)
+    X = space.repair(X)
+    distribution = GeneDistribution(space, X, smoothing=0.001)
+    assert distribution.probabilities[2] == pytest.approx([0.75, 0, 0.25], abs=1e-3)
+    found = distribution.probabilities[last]
+    assert found[[62, 39]] == pytest.approx([0.6, 0.4], abs=0.01)
+    assert np.count_nonzero(found) == 39
+    drawn = draw(distribution, 500)
+    assert np.array_equal(space.repair(drawn), drawn)
+    assert set(drawn[drawn[:, 2] == 0][:, last]) == {1}
