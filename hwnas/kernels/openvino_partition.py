@@ -9,9 +9,11 @@ the graph, and which concatenations and slices it need not copy.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
+from hwnas.kernels.batch import Kernel
 from hwnas.kernels.fusion import ELEMENTWISE, Fusion
 from hwnas.kernels.graph import OnnxGraph
 from hwnas.kernels.partition import Partition, is_number, per_channel
@@ -41,6 +43,20 @@ class OpenVinoPartition(Partition):
             self._needs |= dict.fromkeys(node.output, needs)
         self._taken: Counter[str] = Counter()
         """Constant -> how many of its readers became part of weights."""
+
+    def read(self) -> list[Kernel]:
+        """See the base class; the change of layout of an image that a convolution reads is a kernel too."""
+        super().read()
+        images = {
+            node.input[0] for node in self.graph.nodes if node.op_type == "Conv" and node.input[0] not in self.maker
+        }
+        return [*(self._entrance(name) for name in sorted(images)), *self.kernels.values()]
+
+    def _entrance(self, name: str) -> Kernel:
+        elements, shape = self.graph.elements(name), self.graph.known(name)
+        pixels = math.prod(shape) // max(shape[1], 1)
+        sides = {"in_channels": shape[1], "out_channels": shape[1], "in_pixels": pixels, "out_pixels": pixels}
+        return Kernel(kind="reorder", read=elements, written=elements, name=f"reorder {name}", **sides)
 
     def place(self, node: Any, inputs: list[str]) -> tuple[int, str] | None:
         """See the base class."""

@@ -46,13 +46,14 @@ WINDOWS = {"conv": 1, "conv3": 9, "conv5": 25, "conv_large": np.inf}
 CLASSES = (
     *KINDS,
     *("conv3", "conv5", "conv_large", "grouped"),
-    *(f"{name}{shape}" for name in WINDOWS for shape in ("_thin", "_odd")),
-    *("depthwise_odd", "grouped_odd"),
+    *(f"{name}{shape}" for name in WINDOWS for shape in ("_thin", "_odd", "_uneven")),
+    *("depthwise_odd", "depthwise_uneven", "depthwise5", "depthwise5_uneven", "grouped_odd"),
 )
 """Classes with prices of their own: the kinds, and convolutions (``conv``: 1 x 1) by window and grouping.
 
-The last ten are told apart only where there are kernels enough: ``thin`` reads fewer than 16 channels, ``odd`` numbers of
-channels that are no multiples of 4 (16 per group, where there are groups); runtimes compute those by other code.
+Those behind ``grouped`` are told apart only where there are kernels enough: ``thin`` reads fewer than 16 channels, ``odd`` numbers of
+channels that are no multiples of 4 (16 per group, where there are groups), ``uneven`` reads or writes numbers that are no multiples of
+16, ``depthwise5`` has windows above 3 x 3; runtimes compute those by other code.
 """
 
 _BLOCK = 16
@@ -95,7 +96,7 @@ def _padded(channels: FloatArray, width: int) -> FloatArray:
 
 
 def classes(batch: KernelBatch, fine: bool = False) -> IntArray:
-    """Return the class of each kernel as an index into :data:`CLASSES`, ``[kernels]``; the last ten only if ``fine``."""
+    """Return the class of each kernel as an index into :data:`CLASSES`, ``[kernels]``; those behind ``grouped`` only if ``fine``."""
     found = batch.kinds.copy()
     window, channels, groups = batch["window"], batch["in_channels"], batch["groups"]
     # the product of a weight with many positions is computed, and paid for, as a convolution of one pixel is
@@ -108,10 +109,19 @@ def classes(batch: KernelBatch, fine: bool = False) -> IntArray:
         low = high
         if not fine:
             continue
+        found[own & ((channels % _BLOCK != 0) | (batch["out_channels"] % _BLOCK != 0))] = CLASSES.index(
+            f"{name}_uneven"
+        )
         found[own & (channels % 4 != 0)] = CLASSES.index(f"{name}_odd")
         found[own & (channels < _BLOCK)] = CLASSES.index(f"{name}_thin")
     if fine:
-        found[(batch.kinds == KINDS.index("depthwise")) & (channels % 4 != 0)] = CLASSES.index("depthwise_odd")
+        single = batch.kinds == KINDS.index("depthwise")
+        wide = np.where(window > WINDOWS["conv3"], CLASSES.index("depthwise5"), CLASSES.index("depthwise"))
+        uneven = np.where(
+            window > WINDOWS["conv3"], CLASSES.index("depthwise5_uneven"), CLASSES.index("depthwise_uneven")
+        )
+        found[single] = np.where(channels % _BLOCK != 0, uneven, wide)[single]
+        found[single & (channels % 4 != 0)] = CLASSES.index("depthwise_odd")
     grouped = conv & (groups > 1)
     found[grouped] = CLASSES.index("grouped")
     if fine:

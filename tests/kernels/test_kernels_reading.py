@@ -273,6 +273,14 @@ def test_changes_of_layout_are_told(models: dict[str, Path], name: str) -> None:
     assert all(kernel.read == kernel.written > 0 for kernel in outputs)
 
 
+def test_openvino_changes_the_layout_of_the_image_alone(models: dict[str, Path]) -> None:
+    kernels = kernels_of_onnx(models["resnet18"], "openvino")
+    changed = [kernel for kernel in kernels if kernel.kind == "reorder"]
+    assert changed == kernels[:1]
+    assert changed[0].nodes == ()
+    assert changed[0].read == changed[0].written == 3 * changed[0].in_pixels
+
+
 def test_costly_activations_are_told_from_comparisons(models: dict[str, Path]) -> None:
     gates = {name: sum(kernel.gates for kernel in kernels_of_onnx(models[name], "openvino")) for name in NAMES}
     assert gates["resnet18"] == gates["squeezenet1_1"] == gates["shufflenet_v2_x0_5"] == 0
