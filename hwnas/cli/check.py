@@ -26,7 +26,7 @@ def check(
         steps = [(name, state, f"{minutes:.1f}") for name, state, minutes in result.steps]
         print_table("steps", ("step", "state", "about minutes"), steps)
         print_table(
-            "budgets (ms)",
+            "budgets, in the unit of each target",
             ("target", "statistic", "budget", "smallest", "median", "largest", "verdict"),
             result.budgets,
         )

@@ -34,6 +34,9 @@ def diff(first: LatencyTable, second: LatencyTable) -> dict[str, Any]:
     """
     if first.header.space_digest != second.header.space_digest:
         raise TableError(f"tables of {first.target} and {second.target} are of different spaces; nothing to compare.")
+    if first.header.unit != second.header.unit:
+        units = f"{first.header.unit} and {second.header.unit}"
+        raise TableError(f"tables of {first.target} and {second.target} are in {units}; nothing to compare.")
     ours = {row.key: row.latency for row in first.measured()}
     theirs = {row.key: row.latency for row in second.measured()}
     shared = sorted(ours.keys() & theirs.keys())

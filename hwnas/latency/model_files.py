@@ -185,5 +185,6 @@ def require_schema(content: dict[str, Any], schema: dict[str, Any], folder: Path
     """
     if content["features"] != schema:
         raise TableError(
-            f"the latency model in {folder} was fitted on other features than this version computes. {_MEND}"
+            f"the latency model in {folder} was fitted on other features than this version computes. {_MEND} If another version drew "
+            "the table's networks: hwnas profile --kernels."
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from hwnas.config import ProfileSection
 from hwnas.devices.session import open_session
+from hwnas.files import read_json, write_json
 from hwnas.latency.measurement import OnProgress
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import measure_encodings
@@ -26,6 +27,8 @@ FIRST = 60
 STEP = 30
 """Networks measured between two looks."""
 _POOL = 2000
+STEPS_FILE = "steps.json"
+"""What was chosen to be measured, step by step; in the folder of the journals."""
 _AT_RANDOM = 1 / 3
 """Share of a step that is drawn at random: the widest intervals alone may all lie in one corner of the space."""
 
@@ -58,13 +61,14 @@ def narrow(
     device: Device,
     *,
     seconds_left: float = float("inf"),
+    step_seconds: float = 0.0,
     on_progress: Callable[[int], OnProgress] | None = None,
     clock: Clock = time.monotonic,
 ) -> tuple[LatencyTable, str]:
     """Measure more networks until the median half-width over the space is at most ``section.interval``.
 
-    It ends, too, with ``section.networks`` networks to fit on, or when the next step would take longer than is left. The
-    same call on the same folder and table resumes: what to measure follows from the table alone.
+    It ends, too, with ``section.networks`` networks to fit on, or when the next step would take longer than is left. Called
+    again on the same folder and first table, it takes every step that was chosen before, and then goes on.
 
     Args:
         table: The table so far.
@@ -73,6 +77,7 @@ def narrow(
         folder: Where journals go.
         device: The table's device.
         seconds_left: Longest time to measure.
+        step_seconds: What a step is likely to take; what one took counts if it is more.
         on_progress: Networks of a step -> what is called with steps that add up to 1.
         clock: Seconds.
 
@@ -84,27 +89,37 @@ def narrow(
         DeviceError: A canary cannot be measured.
     """
     assert section.interval is not None
-    start, longest = clock(), 0.0
+
+    def measure(X: IntArray) -> LatencyTable:
+        advance = on_progress(len(X)) if on_progress is not None else None
+        with open_session(device) as session:
+            rows = measure_encodings(session, table, space, X, folder, split="train", on_progress=advance)
+        return table.with_rows(rows)
+
+    start, path = clock(), folder / STEPS_FILE
+    steps: list[list[list[int]]] = read_json(path) if path.exists() else []
+    for step in steps:
+        table = measure(np.array(step, dtype=np.int64))
     while True:
         model = LatencyModel.fit(table, space, seed=section.seed, coverage=section.coverage)
-        pool = _pool(table, space, section.seed)
-        widths = half_widths(model, pool)
-        width, measured = float(np.median(widths)), len(table.measured("train"))
-        state = f"the intervals' median half-width is {100 * width:.2g} % with {measured} networks"
+        pool, measured = _pool(table, space, section.seed), len(table.measured("train"))
         asked = f"{100 * section.interval:.2g} % was asked for"
-        if width <= section.interval:
+        if not len(pool):
+            return table, f"every network of the space was measured, {measured} to fit on; {asked}"
+        widths = half_widths(model, pool)
+        state = f"the intervals' median half-width is {100 * float(np.median(widths)):.2g} % with {measured} networks"
+        if float(np.median(widths)) <= section.interval:
             return table, f"{state}; {asked}"
         count = min(STEP, section.networks - measured, len(pool))
         if count <= 0:
             return table, f"{state}, as many as profile.networks allows; {asked}"
         begun = clock()
-        if begun - start + longest > seconds_left:
+        if begun - start + step_seconds > seconds_left:
             return table, f"{state} when the time was over; {asked}"
-        with open_session(device) as session:
-            advance = on_progress(count) if on_progress is not None else None
-            X = _least_known(pool, widths, count)
-            rows = measure_encodings(session, table, space, X, folder, split="train", on_progress=advance)
-        longest = max(longest, clock() - begun)
-        before, table = len(table.rows), table.with_rows(rows)
-        if len(table.rows) == before or len(table.measured("train")) == measured:
+        chosen = _least_known(pool, widths, count)
+        steps.append(chosen.tolist())
+        write_json(path, steps)
+        table = measure(chosen)
+        step_seconds = max(step_seconds, clock() - begun)
+        if len(table.measured("train")) == measured:
             return table, f"{state}, and no more could be measured; {asked}"

@@ -13,6 +13,7 @@ import numpy as np
 from hwnas.config import ProfileSection
 from hwnas.errors import RunFolderError
 from hwnas.files import read_json, write_json
+from hwnas.latency.canaries import CANARIES
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import KERNEL_RUNS, Networks
 from hwnas.latency.protocol import Protocol
@@ -120,7 +121,9 @@ def probe_cost(session: Any, networks: Networks, protocol: Protocol, X: IntArray
     latency_s = float(np.mean(runs_s)) if runs_s else 0.0
     spec = protocol.burst
     burst_s = max(spec.target_ms / 1e3, spec.min_runs * latency_s) + spec.discard * latency_s
-    return Cost(float(np.mean(setups)), burst_s * (1.0 + 2.0 / protocol.canary_period), 4 * KERNEL_RUNS * latency_s)
+    return Cost(
+        float(np.mean(setups)), burst_s * (1.0 + len(CANARIES) / protocol.canary_period), 4 * KERNEL_RUNS * latency_s
+    )
 
 
 def fit_budget(plan: ProfilePlan, cost: Cost, budget_minutes: float | None) -> ProfilePlan:
@@ -202,8 +205,8 @@ def obtain_plan(
                 f" (it began with {', '.join(stored.get('names', []))})" if "sources" in differing and sources else ""
             )
             raise RunFolderError(
-                f"{folder} holds a profile that differs in {', '.join(differing)}{also}. "
-                "Use another folder, or delete this one to profile anew."
+                f"{folder} holds a profile that differs in {', '.join(differing)}{also}; with profile.interval or without it, a "
+                "profile begins with other networks. Use another folder, or delete this one to profile anew."
             )
         try:
             return ProfilePlan.from_dict(stored["plan"])

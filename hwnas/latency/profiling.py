@@ -93,6 +93,7 @@ def profile_target(
     protocol: Protocol | None = None,
     sources: Sequence[LatencyModel] = (),
     on_progress: OnProgress | None = None,
+    save: bool = True,
 ) -> ProfileReport:
     """Make the latency table of a target for a space in ``folder``.
 
@@ -108,6 +109,7 @@ def profile_target(
         protocol: Measuring protocol; made from the section unless given.
         sources: Models of other targets to transfer from: the networks are then chosen for that.
         on_progress: Called with steps that add up to 1.
+        save: Whether to write the table; not where more networks are to be measured first.
 
     Raises:
         ConfigError: Unknown device, runtime or precision.
@@ -134,7 +136,8 @@ def profile_target(
     save_bursts(folder / BURSTS_FILE, result)
     if sources:
         save_sources(sources, folder / MODEL_FOLDER)
-    table.save(folder / TABLE_FILE)
+    if save:
+        table.save(folder / TABLE_FILE)
     shutil.rmtree(networks.folder, ignore_errors=True)
     return _report(table, folder / TABLE_FILE, plan, result, time.monotonic() - start)
 

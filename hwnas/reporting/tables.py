@@ -21,7 +21,7 @@ def manifest_table(manifests: Sequence[Manifest]) -> Table:
     table = Table(title="Artifacts", title_justify="left")
     for name in ("artifact", "target"):
         table.add_column(name, overflow="fold")
-    for name in ("test accuracy", "predicted ms", "measured ms", "budget ms"):
+    for name in ("test accuracy", "predicted", "measured", "budget"):
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("verdict")
     table.add_column("size", justify="right")
@@ -40,7 +40,7 @@ def _row(manifest: Manifest) -> tuple[str | Text, ...]:
         manifest.target,
         format_share(manifest.accuracy.test if manifest.accuracy else None),
         interval(predicted.value, predicted.low, predicted.high) if predicted else DASH,
-        f"{interval(measured.value, measured.low, measured.high)} {measured.statistic}",
+        f"{interval(measured.value, measured.low, measured.high)} {measured.unit} {measured.statistic}",
         ", ".join(f"{format_number(budget.max_ms)} {budget.statistic}" for budget in manifest.budgets) or DASH,
         verdicts if manifest.budgets else "no budget",
         format_bytes(manifest.size_bytes),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.config import Statistic
+from hwnas.errors import ConfigError
 from hwnas.latency.predictor import LatencyPredictor, Prediction
 from hwnas.latency.profiling import TABLE_FILE
 from hwnas.latency.table import LatencyTable
@@ -40,8 +41,16 @@ def resolve_budget(run: Run, target: Target, model: LatencyPredictor) -> float |
 
     A relative budget refers to the largest network of the space as it was measured for the table; where that one
     measurement failed, to the model's prediction.
+
+    Raises:
+        ConfigError: It is in milliseconds, and the target is measured in something else.
     """
     budget = run.budget(target)
+    if budget is not None and budget.max_ms is not None and model.unit != "ms":
+        raise ConfigError(
+            f"{target} is measured in {model.unit}: the budget max_ms={budget.max_ms:g} means nothing there. Give it a relative one, "
+            'for example relative: "-30%".'
+        )
     if budget is None or budget.max_ms is not None:
         return None if budget is None else budget.max_ms
     assert budget.relative is not None

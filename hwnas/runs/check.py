@@ -89,8 +89,10 @@ def _measure_three(run: Run, target: Target, X: IntArray) -> tuple[list[Measurem
         items = [networks.item(row) for row in X]
         found = measure_networks(session, target, items, Protocol(rounds=_ROUNDS), Journal(Path(name) / "j.jsonl"))
         plan = plan_networks(run.space, section.networks, section.held_out, section.seed)
-        cost = probe_cost(session, networks, protocol_of(section), extremes_of(run.space))
-        minutes = cost.minutes(len(plan.train) + len(plan.held_out), section.rounds, plan.n_covering)
+        protocol, timed = protocol_of(section).for_unit(session.unit), session.unit == "ms"
+        cost = probe_cost(session, networks, protocol, extremes_of(run.space))
+        kernels = plan.n_covering if timed else 0
+        minutes = cost.minutes(len(plan.train) + len(plan.held_out), protocol.rounds, kernels)
     return found, min(minutes, section.budget_minutes or minutes)
 
 

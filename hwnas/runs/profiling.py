@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.config import ProfileSection
-from hwnas.errors import RunFolderError, TableError
+from hwnas.errors import ConfigError, RunFolderError, TableError
 from hwnas.files import write_json
 from hwnas.kernels.predictor import KernelPredictor, require_kernel_target
 from hwnas.kernels.predictor import compare as kernel_scores
@@ -21,7 +21,7 @@ from hwnas.latency.evaluation import Scores, compare, evaluate
 from hwnas.latency.importing import is_imported
 from hwnas.latency.measurement import OnProgress
 from hwnas.latency.model import LatencyModel
-from hwnas.latency.narrowing import FIRST, narrow
+from hwnas.latency.narrowing import FIRST, STEP, narrow
 from hwnas.latency.networks import fingerprint_on
 from hwnas.latency.predictor import LatencyPredictor, Prediction
 from hwnas.latency.profile_plan import PLAN_FILE
@@ -227,6 +227,8 @@ def profile_folder(
     Raises:
         ConfigError: The space is one of kernels, and those of the target's runtime cannot be told or are too few.
     """
+    if section.interval is not None and (sources or not space.compositional):
+        raise ConfigError("profile.interval is for networks of a space that are measured at length: leave it out here.")
     if not space.compositional:
         require_kernel_target(target, section.networks)
     notes: tuple[str, ...] = ()
@@ -234,11 +236,11 @@ def profile_folder(
     if stored:
         _require_own(folder, target, transferring=bool(sources) and not planned)
     if planned or not stored:
-        narrowing = section.interval is not None and space.compositional and not sources
+        narrowing = section.interval is not None
         first = section.model_copy(update={"networks": min(FIRST, section.networks)}) if narrowing else section
         with progress_bar(f"profiling {target}", 1.0) as advance:
             report: ProfileReport = profile_target(
-                target, space, first, folder, device=device, sources=sources, on_progress=advance
+                target, space, first, folder, device=device, sources=sources, on_progress=advance, save=not narrowing
             )
         notes = report.notes
         if narrowing:
@@ -256,7 +258,13 @@ def _narrow(
         def steps(count: int) -> OnProgress:
             return lambda step, note: advance(step * count, note)
 
-        table, note = narrow(report.table, space, section, folder, device, seconds_left=left, on_progress=steps)
+        likely = 60.0 * report.plan.estimated_minutes * STEP / len(report.table.rows)
+        table, note = narrow(
+            *(report.table, space, section, folder, device),
+            seconds_left=left,
+            step_seconds=likely,
+            on_progress=steps,
+        )
     table.save(folder / TABLE_FILE)
     return note
 

@@ -5,7 +5,7 @@
     hwnas profile --target emulated-arm/onnxruntime-fp32 --space S
 
 What is measured there are executed ARM instructions (unit ``instructions``), never time: an emulator has no cycles. The number
-repeats to about 0.2 %, whatever else the machine does. FOLDER gets about 400 MB. Needs Linux, root or fakeroot, a C compiler
+repeats to about a part in a thousand, whatever else the machine does. FOLDER gets about 400 MB. Needs Linux, root or fakeroot, a C compiler
 and Debian's packages ``qemu-user`` and ``debootstrap``; packages come from Debian and PyPI.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,9 +34,11 @@ FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
 RUN = """#!/bin/sh
 # Runs python3 on the emulated processor, with a count of its instructions, and anything else on this machine.
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-[ "$1" = python3 ] || exec "$@"
+case ${{1##*/}} in python*) ;; *) exec "$@" ;; esac
 shift
-counter=$(mktemp) && exec 9<>"$counter" && rm "$counter" || exit 1
+counter=$(mktemp) || exit 1
+exec 9<>"$counter"
+rm "$counter"
 export HWNAS_INSTRUCTION_COUNTER=/proc/self/fd/9
 exec qemu-aarch64 -L "$here/root" -cpu {cpu} -plugin "$here/libcounter.so,into=/proc/self/fd/9" \\
   -E PYTHONHOME="$here/root/usr" -E PYTHONPATH="$here/site" -E PYTHONNOUSERSITE=1 -E PYTHONHASHSEED=0 \\
@@ -120,7 +123,10 @@ def unpack_runtimes(folder: Path, work: Path) -> None:
 def build_counter(folder: Path, work: Path) -> None:
     """Compile the counter."""
     library = work / "libcounter.so"
-    call(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(HERE / "counter.c")], "Is gcc installed?")
+    call(
+        ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(HERE / "counter.c")],
+        "On Debian: apt-get install gcc libc6-dev",
+    )
     library.rename(folder / library.name)
 
 
@@ -130,6 +136,8 @@ def prepare(folder: Path) -> None:
     Raises:
         PreparationError: A program is missing or failed; nothing half-made is left.
     """
+    if "," in str(folder):
+        raise PreparationError(f"qemu cuts {folder} at the comma; choose another folder.")
     missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
     if missing:
         raise PreparationError(f"{', '.join(missing)} is missing; on Debian: apt-get install {' '.join(missing)}")
@@ -166,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PreparationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    say(f"ready; add it with: hwnas devices add emulated-arm --command {folder / 'run'}")
+    say(f"ready; add it with: hwnas devices add emulated-arm --command {shlex.quote(shlex.quote(str(folder / 'run')))}")
     return 0
 
 

@@ -13,7 +13,7 @@ from hwnas.files import Journal
 from hwnas.latency.analysis import contended, disturbances, spike_share
 from hwnas.latency.canaries import CANARIES, canary_graph
 from hwnas.latency.measurement import Cell, MeasureItem
-from hwnas.latency.measuring import measure_networks, measure_session, partition, schedule
+from hwnas.latency.measuring import measure_model, measure_networks, measure_session, partition, schedule
 from hwnas.latency.networks import Networks
 from hwnas.latency.protocol import Protocol
 from hwnas.spaces.base import unique_rows
@@ -176,3 +176,27 @@ def test_canaries_differ_in_size_and_never_change() -> None:
     assert (small.macs, small.parameters) == (1080896, 8778)
     assert (large.macs, large.parameters) == (46736320, 191306)
     assert (heavy.macs, heavy.parameters) == (203538560, 3082250)
+
+
+class CountingSession(DisturbedSession):
+    """A device that says it counts instructions."""
+
+    @property
+    def unit(self) -> str:
+        return "instructions"
+
+
+def test_counted_runs_are_few_and_nothing_disturbs_them(space: MobileNetV3Space, tmp_path: Path) -> None:
+    items, _ = networks_of(space, 14, tmp_path)
+    with CountingSession(drift_per_s=0.5, sigma=0.0, burst_sigma=0.0) as session:
+        result = measure_session(
+            session, TARGET, items, QUICK, Journal(tmp_path / "j.jsonl"), reference={"canary-small-1": 1.0}
+        )
+        single = measure_model(session, items[0].obtain(), TARGET, QUICK, reference={"canary-small-1": 1.0})
+    for measurement in (*result.measurements, single):
+        assert measurement.unit == "instructions"
+        assert measurement.disturbed in ((), ("unconverged",))
+        assert "shifted" not in measurement.estimator
+    assert {measurement.rounds for measurement in result.measurements} == {4}
+    assert {measurement.count for measurement in result.measurements} == {4}
+    assert {measurement.estimator for measurement in result.measurements} == {"p50-raw"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -62,14 +63,39 @@ def test_the_same_command_resumes_without_measuring(space: MobileNetV3Space, fol
     assert bursts_in(folder) == bursts
 
 
+def test_nothing_measured_is_lost_when_less_is_asked_for(space: MobileNetV3Space, folder: Path, tmp_path: Path) -> None:
+    table = (folder / TABLE_FILE).read_bytes()
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    fitted = profile_folder(TARGET, space, section(0.5), copy)
+    assert f"with {MOST} networks; 50 % was asked for" in fitted.notes[-1]
+    assert (copy / TABLE_FILE).read_bytes() == table
+
+
+def test_more_networks_go_on_where_fewer_ended(space: MobileNetV3Space, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    before = {row.key for row in LatencyTable.load(copy / TABLE_FILE).rows}
+    profile_folder(TARGET, space, section(1e-9).model_copy(update={"networks": MOST + 5}), copy)
+    after = {row.key for row in LatencyTable.load(copy / TABLE_FILE).rows}
+    assert before < after
+    assert len(after) == len(before) + 5
+
+
+def test_an_interval_is_not_for_transfers(space: MobileNetV3Space, folder: Path, tmp_path: Path) -> None:
+    source = LatencyModel.load(folder / "model", space)
+    with pytest.raises(ConfigError, match=r"profile\.interval"):
+        profile_folder(TARGET, space, section(0.1), tmp_path, sources=[source])
+
+
 def test_a_step_that_would_take_too_long_is_not_begun(space: MobileNetV3Space, folder: Path, tmp_path: Path) -> None:
     table = LatencyTable.load(folder / TABLE_FILE)
     wanted = section(1e-9).model_copy(update={"networks": 10_000})
     ticks = itertools.count(0.0, 40.0)
     more, note = narrow(
-        table, space, wanted, tmp_path, find_device(TARGET.device), seconds_left=100.0, clock=lambda: next(ticks)
+        table, space, wanted, tmp_path, find_device(TARGET.device), seconds_left=140.0, clock=lambda: next(ticks)
     )
-    # begun after 40 s, done after 80; the next look, after 120, finds no time for another 40
+    # begun after 40 s, done after 80; at the next look, after 120, there is time left, but not another 40 s
     assert len(more.measured("train")) == MOST + STEP
     assert "when the time was over" in note
 

@@ -79,7 +79,10 @@ def kind_of(path: Path) -> Kind:
 
 
 def _kind_of_folder(path: Path) -> Kind:
-    suffixes = {entry.suffix.lower() for entry in path.iterdir()}
+    try:
+        suffixes = {entry.suffix.lower() for entry in path.iterdir()}
+    except OSError as error:
+        raise TableError(f"{path} cannot be read ({error.strerror}).") from error
     if suffixes & set(_YAML):
         return "blocks"
     if suffixes & set(_PICKLES):
@@ -110,6 +113,15 @@ def read_file(path: Path, space: SearchSpace[Architecture], reading: Reading) ->
     if reading.unit not in UNITS:
         raise ConfigError(f"--unit {reading.unit} must be one of {', '.join(UNITS)}.")
     kind = kind_of(path)
+    blocks, exits = (space.settings().get(name, plain) for name, plain in (("blocks", "base"), ("exits", "single")))
+    if kind != "rows" and (blocks, exits) != ("base", "single"):
+        raise ConfigError(
+            f"{path} is of Once-for-All's networks; --space has blocks: {blocks}, exits: {exits}. Leave those settings out."
+        )
+    if kind == "blocks" and reading.batch != 1:
+        raise ConfigError(
+            f"{path} is of single images, the target of batches of {reading.batch}. Give a target of batch 1."
+        )
     if kind != "columns" and (reading.column or reading.architectures):
         raise ConfigError(
             f"--column and --architectures are for .npz files of columns; {path} has none. Leave them out."
