@@ -8,7 +8,6 @@ a product), for products that are quantised on the fly, and the blocked layout o
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from hwnas.kernels.batch import Kernel
@@ -74,18 +73,7 @@ class OnnxRuntimePartition(Partition):
             if len(shape) != 4 or (name in self._blocked) == blocked or (name, blocked) in self._reordered:
                 continue
             self._reordered.add((name, blocked))
-            elements, pixels = self.graph.elements(name), math.prod(shape) // max(shape[1], 1)
-            kernel = Kernel(
-                kind="reorder",
-                read=elements,
-                written=elements,
-                in_channels=shape[1],
-                out_channels=shape[1],
-                in_pixels=pixels,
-                out_pixels=pixels,
-                name=f"reorder {name}",
-                nodes=() if blocked else (f"ReorderOutput:{name}",),
-            )
+            kernel = self.change_of_layout(name, *(() if blocked else (f"ReorderOutput:{name}",)))
             self._keep(kernel, "")
 
     def _placed(self, node: Any, inputs: list[str]) -> tuple[int, str] | None:

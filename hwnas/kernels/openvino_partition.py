@@ -9,7 +9,6 @@ the graph, and which concatenations and slices it need not copy.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Any
 
@@ -50,13 +49,7 @@ class OpenVinoPartition(Partition):
         images = {
             node.input[0] for node in self.graph.nodes if node.op_type == "Conv" and node.input[0] not in self.maker
         }
-        return [*(self._entrance(name) for name in sorted(images)), *self.kernels.values()]
-
-    def _entrance(self, name: str) -> Kernel:
-        elements, shape = self.graph.elements(name), self.graph.known(name)
-        pixels = math.prod(shape) // max(shape[1], 1)
-        sides = {"in_channels": shape[1], "out_channels": shape[1], "in_pixels": pixels, "out_pixels": pixels}
-        return Kernel(kind="reorder", read=elements, written=elements, name=f"reorder {name}", **sides)
+        return [*(self.change_of_layout(name) for name in sorted(images)), *self.kernels.values()]
 
     def place(self, node: Any, inputs: list[str]) -> tuple[int, str] | None:
         """See the base class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
@@ -63,6 +64,22 @@ class Partition(ABC):
     def single(self, name: str) -> int | None:
         """Return the kernel that makes a tensor if nobody else reads it."""
         return self.maker.get(name) if self._once.get(name, False) else None
+
+    def change_of_layout(self, name: str, *nodes: str) -> Kernel:
+        """Return the kernel that changes the layout of a tensor ``[batch, channels, ...]``."""
+        elements, shape = self.graph.elements(name), self.graph.known(name)
+        pixels = math.prod(shape) // max(shape[1], 1)
+        return Kernel(
+            kind="reorder",
+            read=elements,
+            written=elements,
+            in_channels=shape[1],
+            out_channels=shape[1],
+            in_pixels=pixels,
+            out_pixels=pixels,
+            name=f"reorder {name}",
+            nodes=nodes,
+        )
 
     def _add(self, node: Any) -> None:
         inputs = self.graph.activations(node)
