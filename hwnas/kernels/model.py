@@ -38,7 +38,7 @@ _EXTRAPOLATED = 0.05
 
 _PLAIN = ("launch", "macs", "read", "written", "weights")
 _FEW = 25.0
-"""So many networks tell plain terms apart, but no others."""
+"""So many networks tell plain terms apart, but nothing else."""
 _TINY = 1e-12
 _SMALL = 0.3
 """Share of the networks, the fastest, that tell how much a profile adds to a kernel."""
@@ -124,13 +124,18 @@ def plain_prices(batch: KernelBatch, y: FloatArray, weights: FloatArray) -> Floa
     return prices
 
 
+def told_by(networks: int) -> float:
+    """Return how far so many networks are believed in what only their sums tell, in [0, 1)."""
+    return max(0.0, 1.0 - _FEW / networks)
+
+
 def fit_prices(
     batch: KernelBatch, y: FloatArray, weights: FloatArray, seed: int, times: FloatArray | None
 ) -> KernelPrices:
     """Fit as :meth:`KernelPrices.fit` does; where times are not known, few networks are believed plain terms only."""
     if times is not None:
         return KernelPrices.fit(batch, y, weights, seed, times)
-    physical, told = PhysicalPrices.fit(batch, y, weights), max(0.0, 1.0 - _FEW / len(y))
+    physical, told = PhysicalPrices.fit(batch, y, weights), told_by(len(y))
     table = told * physical.table + (1.0 - told) * plain_prices(batch, y, weights)
     physical = replace(physical, constant=told * physical.constant, table=table)
     return KernelPrices(physical, boost(batch, physical(batch), physical.constant, y, weights, seed))
@@ -195,7 +200,8 @@ class KernelModel:
         weight = weight / weight.mean()
         own = None if times is None else as_measured(batch, times, y)
         fold = assign_folds(len(y), FOLDS, seed) if groups is None else np.unique(groups, return_inverse=True)[1]
-        trials = {shrink: (np.zeros(len(y)), np.zeros(len(y))) for shrink in SHARES}
+        shares = sorted({(1.0 if times is not None else told_by(len(y))) * share for share in SHARES})
+        trials = {shrink: (np.zeros(len(y)), np.zeros(len(y))) for shrink in shares}
         for number in range(int(fold.max()) + 1):
             inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             taught = None if own is None else own[np.isin(batch.owner, inside)]
@@ -204,7 +210,7 @@ class KernelModel:
             for shrink, (value, shift) in trials.items():
                 value[outside], shift[outside] = priced.totals(shrink), priced.shift(shrink)
         errors = {shrink: float(np.mean(weight * np.abs(np.log(y / value)))) for shrink, (value, _) in trials.items()}
-        shrink = min(SHARES, key=errors.__getitem__)
+        shrink = min(shares, key=errors.__getitem__)
         out_of_fold, shift = trials[shrink]
         full = fit_prices(batch, y, weight, seed, own)
         facts = {
