@@ -238,5 +238,7 @@ def _verdict_check(measured: Measured, verdicts: tuple[BudgetEntry, ...]) -> Che
     one = verdicts[0]
     tries = f"{one.tries} measurement{'s' if one.tries > 1 else ''}"
     return Check(
-        f"latency {one.statistic}", one.verdict == "kept", f"{detail}, budget {one.max_ms:g}: {one.verdict}, {tries}"
+        f"latency {one.statistic}",
+        one.verdict == "kept",
+        f"{detail}, budget {one.max_ms:g} {measured.unit}: {one.verdict}, {tries}",
     )

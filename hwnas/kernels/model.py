@@ -14,7 +14,7 @@ import xgboost as xgb
 from hwnas.errors import TableError
 from hwnas.kernels.batch import KernelBatch
 from hwnas.kernels.pack_sum import boost
-from hwnas.kernels.physics import CLASSES, TERMS, classes, terms
+from hwnas.kernels.physics import CLASSES, TERMS, classes, sums_by_class, terms
 from hwnas.kernels.prices import KernelPrices, PhysicalPrices
 from hwnas.latency.base_models import fit_non_negative
 from hwnas.latency.conformal import Conformal
@@ -112,10 +112,9 @@ def plain_prices(batch: KernelBatch, y: FloatArray, weights: FloatArray) -> Floa
         y: Their latencies, ``[n]``.
         weights: Weights of the networks, ``[n]``.
     """
-    kind, plain = classes(batch), np.array([TERMS.index(name) for name in _PLAIN])
+    plain = np.array([TERMS.index(name) for name in _PLAIN])
     work = terms(batch, np.inf)[:, plain]
-    counted = np.zeros((len(batch), len(CLASSES), len(plain)))
-    np.add.at(counted, (batch.owner, kind), work)
+    counted = sums_by_class(batch, work)
     measured = np.asarray(counted.any(axis=(0, 2)))
     prices = np.zeros((len(CLASSES), len(TERMS)))
     own = fit_non_negative(counted[:, measured].reshape(len(batch), -1), y, weights)

@@ -116,11 +116,12 @@ def classes(batch: KernelBatch, fine: bool = False) -> IntArray:
         found[own & (channels < _BLOCK)] = CLASSES.index(f"{name}_thin")
     if fine:
         single = batch.kinds == KINDS.index("depthwise")
-        wide = np.where(window > WINDOWS["conv3"], CLASSES.index("depthwise5"), CLASSES.index("depthwise"))
-        uneven = np.where(
-            window > WINDOWS["conv3"], CLASSES.index("depthwise5_uneven"), CLASSES.index("depthwise_uneven")
-        )
-        found[single] = np.where(channels % _BLOCK != 0, uneven, wide)[single]
+        for name, own in (
+            ("depthwise", single & (window <= WINDOWS["conv3"])),
+            ("depthwise5", single & (window > WINDOWS["conv3"])),
+        ):
+            found[own] = CLASSES.index(name)
+            found[own & (channels % _BLOCK != 0)] = CLASSES.index(f"{name}_uneven")
         found[single & (channels % 4 != 0)] = CLASSES.index("depthwise_odd")
     grouped = conv & (groups > 1)
     found[grouped] = CLASSES.index("grouped")
@@ -174,6 +175,13 @@ def terms(batch: KernelBatch, near: float, fine: bool = False) -> FloatArray:
             batch["gates"] * written,
         ]
     )
+
+
+def sums_by_class(batch: KernelBatch, work: FloatArray) -> FloatArray:
+    """Return each network's sums of ``work [kernels, terms]`` over its kernels of each class, ``[n, classes, terms]``."""
+    sums = np.zeros((len(batch), len(CLASSES), work.shape[1]))
+    np.add.at(sums, (batch.owner, classes(batch)), work)
+    return sums
 
 
 def features(batch: KernelBatch) -> FloatArray:

@@ -9,7 +9,7 @@ import xgboost as xgb
 
 from hwnas.kernels.batch import KernelBatch
 from hwnas.kernels.pack_sum import boost, corrections
-from hwnas.kernels.physics import CLASSES, NEAR, NEAR_FINE, TERMS, classes, terms
+from hwnas.kernels.physics import CLASSES, NEAR, NEAR_FINE, TERMS, classes, sums_by_class, terms
 from hwnas.latency.base_models import fit_non_negative
 from hwnas.latency.statistics import FloatArray
 
@@ -54,10 +54,9 @@ class PhysicalPrices:
 
     @classmethod
     def _fit(cls, batch: KernelBatch, y: FloatArray, weights: FloatArray, near: float) -> PhysicalPrices:
-        kind, work = classes(batch), terms(batch, near)
+        work = terms(batch, near)
         general = _fit(batch.sums(work), y, weights)
-        counted = np.zeros((len(batch), len(CLASSES), len(TERMS)))
-        np.add.at(counted, (batch.owner, kind), work)
+        counted = sums_by_class(batch, work)
         fitted = _fit(counted.reshape(len(batch), -1), y, weights)
         measured = counted.any(axis=(0, 2))
         table = fitted[1:].reshape(len(CLASSES), len(TERMS))

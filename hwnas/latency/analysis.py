@@ -13,7 +13,7 @@ from hwnas.latency.clocks import COARSE, middle_of, tick_of, unread_by
 from hwnas.latency.estimation import ESTIMATORS, GroupEstimate, Logs, Shift, choose_estimator, estimate_group
 from hwnas.latency.faults import find_faults
 from hwnas.latency.measurement import Cell, Measurement
-from hwnas.latency.protocol import Protocol
+from hwnas.latency.protocol import Protocol, is_time
 from hwnas.latency.statistics import (
     MAD_SCALE,
     FloatArray,
@@ -179,7 +179,7 @@ def analyse(
         estimators: What may be chosen, simplest first.
         known: What is known of the session already (``cold_start``).
     """
-    counted = unit != "ms"
+    counted = not is_time(unit)
     if counted:
         estimators, reference = ESTIMATORS[:1], None
     rng = np.random.default_rng(protocol.seed)

@@ -1,10 +1,9 @@
 """Canaries: fixed reference networks measured in every round, to see and correct what the machine does meanwhile.
 
 There are three, because slow phases of a shared host stretch networks unequally; the shift of a network in between is
-interpolated. Two small ones live in a core's own caches; the weights of the third do not, so that it feels what
-neighbours do to the shared cache and to memory: a network of its size was seen to take 1.0 to 1.9 ms from minute to minute while the other
-two stood still. They never change: a change would cut old tables off from new measurements. A table without one of them is
-compared by the others.
+interpolated. Two small ones live in a core's own caches; the weights of the third do not, so that it feels what neighbours do
+to the shared cache and to memory, where the other two stand still. They never change: a change would cut old tables off from
+new measurements. A table without one of them is compared by the others.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from hwnas.files import read_json, write_json
 from hwnas.latency.canaries import CANARIES
 from hwnas.latency.model import LatencyModel
 from hwnas.latency.networks import KERNEL_RUNS, Networks
-from hwnas.latency.protocol import Protocol
+from hwnas.latency.protocol import Protocol, is_time
 from hwnas.latency.resident import unit_of, warm_up_spec
 from hwnas.latency.sampling import extremes_of, plan_draws, plan_networks
 from hwnas.latency.transferred import names_of, plan_anchors, tables_of
@@ -103,7 +103,7 @@ class Cost:
 def probe_cost(session: Any, networks: Networks, protocol: Protocol, X: IntArray) -> Cost:
     """Build, load and run the networks ``X [n, n_genes]`` once, and say what one in between will cost."""
     setups, runs_s = [], []
-    timed, warm_up = unit_of(session) == "ms", warm_up_spec(session)
+    timed, warm_up = is_time(unit_of(session)), warm_up_spec(session)
     for encoding in X:
         item = networks.item(encoding)
         start = time.monotonic()
@@ -223,7 +223,7 @@ def obtain_plan(
     else:
         sampled = plan_draws(networks.space, *size)
         kernels, probed = len(sampled.train), sampled.train[:_PROBED]
-    if unit_of(session) != "ms":
+    if not is_time(unit_of(session)):
         kernels = 0
     plan = ProfilePlan(sampled.train, sampled.held_out, kernels, protocol, 0.0, (), sampled.coverage)
     plan = fit_budget(plan, probe_cost(session, networks, protocol, probed), section.budget_minutes)

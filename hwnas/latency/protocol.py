@@ -16,6 +16,11 @@ COUNTED_ROUNDS = 4
 """Rounds where runs are counted."""
 
 
+def is_time(unit: str) -> bool:
+    """Whether samples of this unit are times; else they are counts, which nothing else disturbs."""
+    return unit == "ms"
+
+
 @dataclass(frozen=True)
 class Protocol:
     """One measuring protocol for every runtime (design, 5).
@@ -75,7 +80,7 @@ class Protocol:
             unit: Unit of the samples; this protocol is for ``ms``.
             most_rounds: Rounds of counting at most.
         """
-        if unit == "ms":
+        if is_time(unit):
             return self
         rounds = min(self.rounds, most_rounds)
         fewest = min(self.min_rounds, rounds, COUNTED_ROUNDS)

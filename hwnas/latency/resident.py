@@ -15,7 +15,7 @@ from hwnas.errors import DeviceError, MeasurementFailure
 from hwnas.files import digest, sha256_file
 from hwnas.latency.analysis import contended
 from hwnas.latency.measurement import Cell, MeasureItem
-from hwnas.latency.protocol import COUNTED, Protocol
+from hwnas.latency.protocol import COUNTED, Protocol, is_time
 from hwnas.latency.session_state import SessionState
 from hwnas.latency.statistics import clearly_positive
 from hwnas.targets import Target
@@ -50,7 +50,7 @@ def unit_of(session: Any) -> str:
 
 def warm_up_spec(session: Any) -> BurstSpec:
     """Return the burst after loading, which is not recorded."""
-    return WARM_UP if unit_of(session) == "ms" else COUNTED
+    return WARM_UP if is_time(unit_of(session)) else COUNTED
 
 
 def limits_of(session: Any) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from hwnas.latency.clocks import middle_of, tick_of, unread_by
 from hwnas.latency.estimation import Shift
 from hwnas.latency.faults import find_faults
 from hwnas.latency.measurement import Cell, Measurement
-from hwnas.latency.protocol import Protocol
+from hwnas.latency.protocol import Protocol, is_time
 from hwnas.latency.resident import exclusive, files_digest, limits_of, unit_of, visit, warm_up
 from hwnas.latency.statistics import (
     PERCENTILES,
@@ -146,7 +146,7 @@ def measure_model(
     if statistic not in PERCENTILES:
         raise ValueError(f"statistic={statistic!r} must be one of {', '.join(PERCENTILES)}")
     protocol = protocol or Protocol(rounds=30)
-    if unit_of(session) != "ms":
+    if not is_time(unit_of(session)):
         protocol, reference = protocol.for_unit(unit_of(session), protocol.rounds), None
     with TemporaryDirectory(prefix="hwnas-canaries-") as folder, exclusive(session):
         canaries = build_canaries(registry.load("backend", target.runtime), target, Path(folder))
@@ -214,7 +214,7 @@ def _measure(session: Any, handles: dict[str, str], rounds: _Rounds) -> Measurem
 def _measurement(session: Any, rounds: _Rounds, values: dict[str, float], converged: bool) -> Measurement:
     samples = np.concatenate(rounds.model)
     disturbed: tuple[str, ...] = ()
-    if unit_of(session) == "ms":
+    if is_time(unit_of(session)):
         own = [cell for cell in rounds.cells if cell.key == MODEL]
         moved = (*(("cold_start",) if rounds.cold else ()), *find_faults(rounds.cells, rounds.protocol))
         disturbed = disturbances(own, rounds.protocol, limits_of(session), moved)

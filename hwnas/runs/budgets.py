@@ -10,6 +10,7 @@ from hwnas.config import Statistic
 from hwnas.errors import ConfigError
 from hwnas.latency.predictor import LatencyPredictor, Prediction
 from hwnas.latency.profiling import TABLE_FILE
+from hwnas.latency.protocol import is_time
 from hwnas.latency.table import LatencyTable
 from hwnas.runs.profiling import model_of
 from hwnas.runs.session import Run
@@ -46,7 +47,7 @@ def resolve_budget(run: Run, target: Target, model: LatencyPredictor) -> float |
         ConfigError: It is in milliseconds, and the target is measured in something else.
     """
     budget = run.budget(target)
-    if budget is not None and budget.max_ms is not None and model.unit != "ms":
+    if budget is not None and budget.max_ms is not None and not is_time(model.unit):
         raise ConfigError(
             f"{target} is measured in {model.unit}: the budget max_ms={budget.max_ms:g} means nothing there. Give it a relative one, "
             'for example relative: "-30%".'

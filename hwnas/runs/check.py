@@ -17,7 +17,7 @@ from hwnas.latency.measuring import measure_networks
 from hwnas.latency.networks import Networks
 from hwnas.latency.profile_plan import probe_cost
 from hwnas.latency.profiling import protocol_of
-from hwnas.latency.protocol import Protocol
+from hwnas.latency.protocol import Protocol, is_time
 from hwnas.latency.sampling import extremes_of, plan_networks
 from hwnas.runs.folder import table_folder
 from hwnas.runs.session import Run
@@ -89,9 +89,9 @@ def _measure_three(run: Run, target: Target, X: IntArray) -> tuple[list[Measurem
         items = [networks.item(row) for row in X]
         found = measure_networks(session, target, items, Protocol(rounds=_ROUNDS), Journal(Path(name) / "j.jsonl"))
         plan = plan_networks(run.space, section.networks, section.held_out, section.seed)
-        protocol, timed = protocol_of(section).for_unit(session.unit), session.unit == "ms"
+        protocol = protocol_of(section).for_unit(session.unit)
         cost = probe_cost(session, networks, protocol, extremes_of(run.space))
-        kernels = plan.n_covering if timed else 0
+        kernels = plan.n_covering if is_time(session.unit) else 0
         minutes = cost.minutes(len(plan.train) + len(plan.held_out), protocol.rounds, kernels)
     return found, min(minutes, section.budget_minutes or minutes)
 

@@ -1,7 +1,7 @@
 """What a run is measured in: time, or executed instructions where an emulator counts them.
 
 An emulator that counts keeps the number of instructions executed so far, eight bytes in the machine's byte order, in a file
-that the environment names; to read it costs the measured process some hundred instructions.
+that the environment names; to read it costs the measured process a few thousand instructions.
 """
 
 from __future__ import annotations
