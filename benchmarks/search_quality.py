@@ -1,8 +1,13 @@
-"""Compare search strategies: hypervolume and best accuracy with the same number of accuracy evaluations.
+"""Compare search strategies: hypervolume and regret with the same number of accuracy evaluations of a frozen supernet.
 
-    python benchmarks/search_quality.py                                   # analytic accuracies, MACs as latency, minutes
-    python benchmarks/search_quality.py --oracle supernet --data digits   # one frozen supernet, trained on first use
-    python benchmarks/search_quality.py --oracle supernet --supernet FOLDER --data digits --latency-model FOLDER
+    python benchmarks/search_quality.py                                        # analytic accuracies, minutes
+    python benchmarks/search_quality.py --supernet FOLDER --data fashion-mnist # a trained supernet, accuracies stored
+    python benchmarks/search_quality.py ... --subspace                         # a sub-space of which every accuracy is known
+
+``natv2`` is what the project searches with, ``natv2-paper`` the same strategy with the published choices and proportions
+(pool, share of candidates). With ``--subspace`` every architecture of a small part of
+the space is evaluated first; strategies get 10 % of that number, and are judged by the share of the true front's hypervolume
+that they miss (regret), the reference point being the nadir of the true front x 1.01.
 
 Every cell (budget, strategy, seed) is stored as one line of ``search_quality-ORACLE.jsonl`` and every accuracy of a
 supernet as one line of ``search_quality-accuracies.jsonl`` beside this file; the same command goes on where it stopped.
@@ -11,9 +16,11 @@ supernet as one line of ``search_quality-accuracies.jsonl`` beside this file; th
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +30,23 @@ from rich.table import Table
 
 from hwnas.config import DataSection, SearchSection, TrainSection
 from hwnas.files import Journal, cache_home, digest
+from hwnas.progress import progress_bar
 from hwnas.registry import load
-from hwnas.spaces.base import IntArray, SearchSpace
+from hwnas.spaces.base import IntArray, unique_rows
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.strategies.archive import key_of, objectives_of, read_member
 from hwnas.strategies.costs import GraphCounter
-from hwnas.strategies.hypervolume import normalised_hypervolume
+from hwnas.strategies.hypervolume import MARGIN, normalised_hypervolume
 from hwnas.strategies.problem import FloatArray, Limit, Problem
 from hwnas.strategies.runner import run_search
+from hwnas.strategies.sorting import non_dominated
 from hwnas.testing.toy import AnalyticAccuracy
 
 HERE = Path(__file__).parent
 Accuracy = Callable[[IntArray], FloatArray]
 
-FIRST, CANDIDATES, ITERATIONS, OVERSAMPLE = 60, 8, 8, 3
-COMMON = {"candidates": CANDIDATES, "iterations": ITERATIONS, "adapt_epochs": 0.0}
-SECTIONS: dict[str, dict[str, Any]] = {
-    "natv2": {"initial": FIRST // OVERSAMPLE, "oversample": OVERSAMPLE, "archive": 40, **COMMON},
-    "nat": {"initial": FIRST, **COMMON},
-    "random": {"initial": FIRST // OVERSAMPLE, "oversample": OVERSAMPLE, **COMMON},
-}
-"""All three evaluate the same number of architectures before the first iteration and in each one."""
+CANDIDATES = 8
+PUBLISHED = {"reevaluate": "all"}
 
 SPACE: dict[str, Any] = {
     "classes": 10,
@@ -63,20 +66,47 @@ SPACE: dict[str, Any] = {
 TRAIN = TrainSection(epochs=12, batch_size=64)
 
 
+def section_of(name: str, evaluations: int, seed: int) -> SearchSection:
+    """Return the section with which a strategy makes (at least) ``evaluations``; more are cut off.
+
+    The published proportions: NATv2 spends 3,000 of 3,750 evaluations on its first pool, NAT 100 of 340.
+    """
+    share = {"natv2": 0.2, "natv2-paper": 0.8, "nat": 0.3, "evolution": 0.2, "random": 1.0}[name]
+    first = max(4, round(share * evaluations))
+    iterations = max(1, -(-(evaluations - first) // CANDIDATES))
+    sizes: dict[str, Any] = {"initial": first, "oversample": 1, "archive": 60}
+    if name == "natv2-paper":
+        sizes = {"initial": max(4, first // 10), "oversample": 10, "archive": max(4, first // 10), **PUBLISHED}
+    return SearchSection(seed=seed, adapt_epochs=0.0, candidates=CANDIDATES, iterations=iterations, **sizes)
+
+
+STRATEGIES = ("natv2", "natv2-paper", "nat", "evolution", "random")
+
+
 class StoredAccuracy:
     """Accuracies of a frozen supernet, each evaluated once and kept as one line of a file.
 
     Args:
         name: Digest of what is evaluated; lines of other supernets are left alone.
+        space: Space of the supernet; encodings of others are translated through their architectures.
         evaluate: Asked for what the file does not hold.
         path: The file.
     """
 
-    def __init__(self, name: str, evaluate: Accuracy, path: Path) -> None:
+    def __init__(self, name: str, space: MobileNetV3Space, evaluate: Accuracy, path: Path) -> None:
         self._name = name
+        self._space = space
         self._evaluate = evaluate
         self._journal = Journal(path)
         self._known = {key_of(r["encoding"]): r["accuracy"] for r in self._journal if r["supernet"] == name}
+
+    def of(self, space: MobileNetV3Space) -> Accuracy:
+        """Return the accuracies ``[n]`` as a function of encodings ``[n, n_genes]`` of a part of the space."""
+
+        def accuracy(X: IntArray) -> FloatArray:
+            return self(np.stack([self._space.encode(space.decode(row)) for row in X]))
+
+        return accuracy
 
     def __call__(self, X: IntArray) -> FloatArray:
         """Return accuracies ``[n]`` of encodings ``[n, n_genes]``."""
@@ -88,8 +118,29 @@ class StoredAccuracy:
         return np.array([self._known[row.tobytes()] for row in X], dtype=np.float64)
 
 
-def supernet_oracle(arguments: argparse.Namespace) -> tuple[SearchSpace[Any], Accuracy, dict[str, Any]]:
-    """Return space, stored accuracies and identity of a trained supernet; train a small one if none is given."""
+@dataclass(frozen=True)
+class Oracle:
+    """Accuracies of one seed, and what names them."""
+
+    accuracy: Accuracy
+    identity: dict[str, Any]
+
+
+def part_of(space: MobileNetV3Space) -> MobileNetV3Space:
+    """Return a part small enough to be walked through: one width and kernel, two expansions, depths and resolutions."""
+    ends = (space.expands[0], space.expands[-1])
+    parts = {"resolutions": space.resolutions[:2], "widths": space.widths[:1], "kernels": space.kernels[:1]}
+    return MobileNetV3Space(**{**space.settings(), **parts, "expands": ends, "depths": space.depths[:2]})
+
+
+def everything(space: MobileNetV3Space) -> IntArray:
+    """Return every canonical encoding of a small space."""
+    ranges = [range(int(low), int(high) + 1) for low, high in zip(space.lower, space.upper, strict=True)]
+    return unique_rows(space.repair(np.array(list(itertools.product(*ranges)), dtype=np.int64)))
+
+
+def supernet_oracle(arguments: argparse.Namespace, subspace: bool) -> tuple[MobileNetV3Space, Oracle]:
+    """Return space and stored accuracies of a trained supernet; train a small one if none is given."""
     import torch
 
     from hwnas.datasets.data import load_data
@@ -107,27 +158,33 @@ def supernet_oracle(arguments: argparse.Namespace) -> tuple[SearchSpace[Any], Ac
         if not train_supernet(MobileNetV3Supernet(MobileNetV3Space(**SPACE)), data, TRAIN, folder).complete:
             raise SystemExit(f"training in {folder} is not complete; give the same command again")
     supernet = load_supernet(folder)
+    assert isinstance(supernet.space, MobileNetV3Space)
     weights = sorted(sha256_file(path) for path in folder.glob("*.safetensors"))
     identity = {"weights": digest(weights), "data": data.digest}
-    evaluator = AccuracyEvaluator(supernet, data, validation_images=arguments.validation_images)
+    evaluator = AccuracyEvaluator(
+        supernet, data, bn_images=arguments.bn_images, validation_images=arguments.validation_images
+    )
     path = arguments.results / "search_quality-accuracies.jsonl"
-    name = digest([identity, arguments.validation_images])
-    return supernet.space, StoredAccuracy(name, evaluator.evaluate_encodings, path), identity
+    name = digest([identity, arguments.validation_images, arguments.bn_images])
+    stored = StoredAccuracy(name, supernet.space, evaluator.evaluate_encodings, path)
+    space = part_of(supernet.space) if subspace else supernet.space
+    return space, Oracle(stored.of(space), identity)
 
 
-def make_oracles(arguments: argparse.Namespace) -> tuple[SearchSpace[Any], list[tuple[Accuracy, dict[str, Any]]]]:
-    """Return the space and, for each seed, an oracle with its identity.
+def make_oracles(arguments: argparse.Namespace) -> tuple[MobileNetV3Space, list[Oracle]]:
+    """Return the space and, for each seed, an oracle.
 
     Every seed has an analytic oracle of its own: one landscape would say more about itself than about strategies.
     """
     if arguments.oracle == "supernet":
-        space, accuracy, identity = supernet_oracle(arguments)
-        return space, [(accuracy, identity)] * arguments.seeds
+        space, oracle = supernet_oracle(arguments, arguments.subspace)
+        return space, [oracle] * arguments.seeds
     analytic = MobileNetV3Space(**SPACE)
-    return analytic, [(AnalyticAccuracy(analytic, seed=seed), {"analytic": seed}) for seed in range(arguments.seeds)]
+    space = part_of(analytic) if arguments.subspace else analytic
+    return space, [Oracle(AnalyticAccuracy(space, seed=seed), {"analytic": seed}) for seed in range(arguments.seeds)]
 
 
-def make_problem(space: SearchSpace[Any], model: Path | None, budget: float | None) -> Problem:
+def make_problem(space: MobileNetV3Space, model: Path | None, budget: float | None) -> Problem:
     """Return the problem: latency by a model, or one unit per million MACs; the budget is a share of the largest's."""
     if model is None:
         counter = GraphCounter(space, ["macs"])
@@ -155,51 +212,82 @@ def make_problem(space: SearchSpace[Any], model: Path | None, budget: float | No
     return Problem(space, ("latency",), predict, limits, targets=("latency",), provenance=provenance)
 
 
-def reference_of(problem: Problem, accuracy: Accuracy) -> FloatArray:
-    """Return one reference point for all strategies: the error of the smallest network, the cost of the largest feasible."""
+@dataclass(frozen=True)
+class Yardstick:
+    """What strategies are judged by: one reference point, and the best hypervolume where it is known."""
+
+    reference: FloatArray
+    best: float | None
+    evaluations: int
+    facts: dict[str, Any]
+
+
+def rough_yardstick(problem: Problem, accuracy: Accuracy, evaluations: int) -> Yardstick:
+    """Return the error of the smallest network and the cost of the largest feasible one as the reference point."""
     ends = np.vstack([problem.smallest(), problem.largest()])
     error = float(1.0 - accuracy(ends[:1])[0])
     cost = problem.limits[0].maximum if problem.limits else float(problem.costs(ends).F[1, 0])
-    return np.array([1.01 * error, 1.01 * cost])
+    return Yardstick(np.array([MARGIN * error, MARGIN * cost]), None, evaluations, {})
 
 
-def run_cell(problem: Problem, accuracy: Accuracy, strategy: str, seed: int, reference: FloatArray) -> dict[str, Any]:
-    """Run one search; return its hypervolume and best accuracy after each block of evaluations."""
-    section = SearchSection(seed=seed, **SECTIONS[strategy])
+def exact_yardstick(problem: Problem, space: MobileNetV3Space, accuracy: Accuracy, share: float) -> Yardstick:
+    """Evaluate every architecture; the reference point is the nadir of the true front x 1.01."""
+    X = everything(space)
+    values = np.empty(len(X))
+    with progress_bar("evaluating every architecture", len(X)) as advance:
+        for index, row in enumerate(X):
+            values[index] = accuracy(row[None])[0]
+            advance(1, "")
+    costs = problem.costs(X)
+    F = np.column_stack([1.0 - values, costs.F])
+    front = non_dominated(F, costs.G)
+    reference = F[front].max(axis=0) * MARGIN
+    best = normalised_hypervolume(F, costs.G, reference)
+    facts = {"architectures": len(X), "front": len(front), "accuracy": [float(values.min()), float(values.max())]}
+    return Yardstick(reference, best, round(share * len(X)), facts)
+
+
+def run_cell(problem: Problem, accuracy: Accuracy, name: str, seed: int, yardstick: Yardstick) -> dict[str, Any]:
+    """Run one search; return its hypervolume and best accuracy after each tenth of the evaluations."""
+    section = section_of(name, yardstick.evaluations, seed)
     with tempfile.TemporaryDirectory() as folder:
-        search = load("strategy", strategy)(problem, section)
+        search = load("strategy", name.partition("-")[0])(problem, section)
         result = run_search(search, problem, evaluate=accuracy, folder=Path(folder))
         members = [read_member(record) for record in Journal(Path(folder) / "archive.jsonl")]
+    members = members[: yardstick.evaluations]
     F, G = objectives_of(members, problem.views[0])
-    counts = [*range(FIRST, len(members), CANDIDATES), len(members)]
+    counts = sorted({round(len(members) * tenth / 10) for tenth in range(1, 11)})
+    volumes = [normalised_hypervolume(F[:n], G[:n], yardstick.reference) for n in counts]
     kept = (G <= 0).all(axis=1)
     return {
         "evaluations": counts,
-        "hypervolume": [normalised_hypervolume(F[:n], G[:n], reference) for n in counts],
+        "hypervolume": volumes,
+        "regret": None if yardstick.best is None else 1.0 - volumes[-1] / yardstick.best,
         "best_accuracy": float(1.0 - F[kept, 0].min()) if kept.any() else None,
         "feasible_share": float(kept.mean()),
-        "tau": [record["tau"] for record in result.history if record["tau"] is not None],
+        "tau": [record["tau"] for record in result.history if record.get("tau") is not None],
+        **yardstick.facts,
     }
 
 
 def show(cells: list[dict[str, Any]], console: Console) -> None:
     """Print one row per budget and strategy, mean and standard deviation over seeds."""
     table = Table(title="hypervolume after the same number of accuracy evaluations (mean ± std over seeds)")
-    half, last = cells[0]["evaluations"][ITERATIONS // 2], cells[0]["evaluations"][-1]
-    for name in ("budget", "strategy", "seeds", f"after {FIRST}", f"after {half}", f"after {last}", "best accuracy"):
+    columns = ("budget", "strategy", "seeds", "evaluations", "after half", "after all", "regret", "best accuracy")
+    for name in (*columns, "feasible", "tau"):
         table.add_column(name)
-    table.add_column("feasible")
-    table.add_column("tau")
     for budget, strategy in dict.fromkeys((cell["budget"], cell["strategy"]) for cell in cells):
         rows = [cell for cell in cells if (cell["budget"], cell["strategy"]) == (budget, strategy)]
-        volumes = [[row["hypervolume"][i] for row in rows] for i in (0, ITERATIONS // 2, -1)]
         best = [row["best_accuracy"] for row in rows if row["best_accuracy"] is not None]
         taus = [tau for row in rows for tau in row["tau"]]
+        regrets = [row["regret"] for row in rows if row["regret"] is not None]
         table.add_row(
             "none" if budget is None else f"{budget:.0%} of largest",
             strategy,
             str(len(rows)),
-            *(_mean_std(values) for values in volumes),
+            str(rows[0]["evaluations"][-1]),
+            *(_mean_std([row["hypervolume"][i] for row in rows]) for i in (4, -1)),
+            ", ".join(f"{regret:.2%}" for regret in regrets),
             _mean_std(best) if best else "none feasible",
             f"{statistics.mean(row['feasible_share'] for row in rows):.0%}",
             f"{statistics.mean(taus):.2f}" if taus else "",
@@ -224,10 +312,14 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="digits", help="data source of the supernet")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--validation-images", type=int, default=None)
+    parser.add_argument("--bn-images", type=int, default=512, help="training images for batch normalisation")
+    parser.add_argument("--subspace", action="store_true", help="a part of the space, every accuracy evaluated once")
+    parser.add_argument("--share", type=float, default=0.1, help="evaluations as a share of the sub-space")
+    parser.add_argument("--evaluations", type=int, default=124, help="evaluations without --subspace")
     parser.add_argument("--latency-model", type=Path, help="folder of a latency model; without it MACs are the cost")
     parser.add_argument("--budgets", default="none,0.3,0.1", help="shares of the largest network's cost, or none")
-    parser.add_argument("--strategies", default=",".join(SECTIONS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--strategies", default=",".join(STRATEGIES))
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--results", type=Path, default=HERE)
     return parser.parse_args()
@@ -237,19 +329,24 @@ def main() -> None:
     """Run what is missing, then print the table of all cells asked for."""
     arguments = read_arguments()
     space, oracles = make_oracles(arguments)
-    journal = Journal(arguments.results / f"search_quality-{arguments.oracle}.jsonl")
+    kind = f"{arguments.oracle}-subspace" if arguments.subspace else arguments.oracle
+    journal = Journal(arguments.results / f"search_quality-{kind}.jsonl")
     known = {cell["cell"]: cell for cell in journal}
     console = Console()
     cells: list[dict[str, Any]] = []
     for text in arguments.budgets.split(","):
         budget = None if text == "none" else float(text)
         problem = make_problem(space, arguments.latency_model, budget)
-        for strategy in arguments.strategies.split(","):
-            for seed, (accuracy, identity) in enumerate(oracles):
-                reference = reference_of(problem, accuracy)
-                key = digest([identity, problem.identity, strategy, SECTIONS[strategy], seed, reference.tolist()])
+        for seed, oracle in enumerate(oracles):
+            if arguments.subspace:
+                yardstick = exact_yardstick(problem, space, oracle.accuracy, arguments.share)
+            else:
+                yardstick = rough_yardstick(problem, oracle.accuracy, arguments.evaluations)
+            for strategy in arguments.strategies.split(","):
+                section = section_of(strategy, yardstick.evaluations, seed).model_dump(mode="json")
+                key = digest([oracle.identity, problem.identity, strategy, section, yardstick.reference.tolist()])
                 if key not in known:
-                    cell = run_cell(problem, accuracy, strategy, seed, reference)
+                    cell = run_cell(problem, oracle.accuracy, strategy, seed, yardstick)
                     journal.append({"cell": key, "budget": budget, "strategy": strategy, "seed": seed, **cell})
                     known[key] = journal.records[-1]
                     console.print(f"budget {text}, {strategy}, seed {seed}: {cell['hypervolume'][-1]:.4f}")

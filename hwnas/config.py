@@ -164,8 +164,14 @@ class TrainSection(GrownSection):
     seed: int = 0
 
 
-class SearchSection(Section):
-    """The search: strategy by name and its sizes (NATv2's names)."""
+class SearchSection(GrownSection):
+    """The search: strategy by name and its sizes (NATv2's names).
+
+    ``reevaluate`` says which members are evaluated again after the supernet adapted: ``all``, as published, or ``needed``,
+    those that may still be on a front.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("reevaluate", "adapt_subnets")
 
     strategy: str = "natv2"
     metric: str = "top1"
@@ -177,9 +183,11 @@ class SearchSection(Section):
     candidates: int = Field(default=8, ge=1)
     adapt_epochs: float = Field(default=0.5, ge=0)
     adapt_top: int = Field(default=30, ge=1)
+    adapt_subnets: int = Field(default=2, ge=1)
     adapt_learning_rate: float = Field(default=2.5e-3, gt=0)
     inner_population: int = Field(default=100, ge=4)
     inner_generations: int = Field(default=20, ge=1)
+    reevaluate: Literal["needed", "all"] = "needed"
     validation_images: int | None = Field(default=None, ge=10)
     time_budget_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0

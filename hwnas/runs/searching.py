@@ -82,7 +82,7 @@ class SearchWork:
             seed=section.seed + 1000 * (self._version + 1),
             batch_size=self._run.config.train.batch_size,
             teacher=teacher,
-            subnets=2,
+            subnets=section.adapt_subnets,
         )
 
     def save(self, version: int) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 from hwnas.config import SearchSection
 from hwnas.errors import RunFolderError
 from hwnas.spaces.base import IntArray
-from hwnas.strategies.archive import Archive, encodings_of, members_of, objectives_of
+from hwnas.strategies.archive import Archive, Member, encodings_of, members_of, objectives_of
 from hwnas.strategies.base import Strategy
+from hwnas.strategies.drift import Drift
 from hwnas.strategies.hypervolume import normalised_hypervolume, reference_point
-from hwnas.strategies.problem import Costs, FloatArray, Problem
+from hwnas.strategies.problem import Costs, FloatArray, Problem, View
+from hwnas.strategies.sorting import non_dominated, survival
 from hwnas.strategies.surrogate import score
 
 
@@ -35,6 +37,7 @@ class ArchiveStrategy(Strategy):
         self._predicted: FloatArray | None = None
         self._doubt: FloatArray | None = None
         self._reference: dict[str, FloatArray] = {}
+        self._drift = Drift()
         self._adaptation_due = False
 
     @abstractmethod
@@ -51,21 +54,50 @@ class ArchiveStrategy(Strategy):
     @property
     def progress(self) -> float:
         """Share of the search that is done, 0 to 1."""
-        steps = self.iteration + (len(self.archive) > 0) - 0.5 * bool(self.archive.stale(self.version))
+        steps = self.iteration + (len(self.archive) > 0) - 0.5 * bool(self._due())
         return min(1.0, steps / (self.section.iterations + 1))
 
     @property
     def finished(self) -> bool:
-        """Whether all iterations are over and every active accuracy belongs to the present supernet."""
+        """Whether all iterations are over and every accuracy that matters belongs to the present supernet."""
         started = len(self.archive) > 0
-        return started and self.iteration >= self.section.iterations and not self.archive.stale(self.version)
+        return started and self.iteration >= self.section.iterations and not self._due()
+
+    def _due(self) -> list[Member]:
+        """Return the active members that have to be evaluated again now, because the supernet adapted."""
+        stale = self.archive.stale(self.version)
+        if not stale or self.section.reevaluate == "all":
+            return stale
+        wanted = {member.key for view in self.problem.views for member in self._contenders(view)}
+        return [member for member in stale if member.key in wanted]
+
+    def _contenders(self, view: View) -> list[Member]:
+        """Return the stale members that may still be on the front of a view.
+
+        At first these are the front by estimated accuracy; then all that would not be dominated by what was evaluated
+        again, were they better than estimated by one standard deviation.
+        """
+        members = self.archive.active
+        accuracy, std = self._drift.estimate(members, self.version)
+        F, G = objectives_of(members, view)
+        F[:, 0] = 1.0 - accuracy
+        fresh = std == 0.0
+        if not fresh.any():
+            front = non_dominated(F, G)
+            return [members[i] for i in (front if len(front) else survival(F, G, 1))]
+        F[:, 0] -= std
+        return [members[i] for i in non_dominated(F, G) if not fresh[i]]
+
+    def present(self, members: list[Member]) -> list[Member]:
+        """Return members with the accuracies they are estimated to have with the present supernet."""
+        return self._drift.present(members, self.version)
 
     def ask(self) -> IntArray:
         """Return distinct canonical encodings whose accuracy at this version is wanted, ``[n, n_genes]``."""
         if self._asked is None:
-            stale = self.archive.stale(self.version)
-            if stale:
-                self._asked = encodings_of(stale)
+            due = self._due()
+            if due:
+                self._asked = encodings_of(due)
             elif not len(self.archive):
                 self._asked = self._initial()
             else:
@@ -79,12 +111,13 @@ class ArchiveStrategy(Strategy):
             ValueError: ``X`` is not what was asked, or an accuracy is not a finite number.
         """
         self._check_told(X, accuracy, costs)
-        again, first = bool(self.archive.stale(self.version)), not len(self.archive)
+        due, first = self._due(), not len(self.archive)
         generation = self.iteration if first else self.iteration + 1
         members = members_of(X, accuracy, costs, generation, self.version)
         self.evaluations += len(X)
-        if again:
-            found = {member.key: member.generation for member in self.archive.stale(self.version)}
+        if due:
+            self._drift.learn(due, accuracy, self.version)
+            found = {member.key: member.generation for member in due}
             self.archive.add([replace(member, generation=found[member.key]) for member in members])
             self.history[-1].update(self._standing())
         else:
@@ -160,6 +193,7 @@ class ArchiveStrategy(Strategy):
             "adaptation_due": self._adaptation_due,
             "reference": {name: point.tolist() for name, point in self._reference.items()},
             "archive": self.archive.state(),
+            "drift": self._drift.state(),
             "history": [dict(record) for record in self.history],
             **{name: None if value is None else value.tolist() for name, value in arrays.items()},
         }
@@ -180,6 +214,7 @@ class ArchiveStrategy(Strategy):
             self._adaptation_due = bool(state["adaptation_due"])
             self._reference = {name: np.array(point, dtype=np.float64) for name, point in state["reference"].items()}
             self.archive = Archive.from_state(state["archive"])
+            self._drift = Drift.from_state(state["drift"])
             self.history = [dict(record) for record in state["history"]]
             asked = state["asked"]
             self._asked = (

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import numpy as np
 
+from hwnas.config import SearchSection
 from hwnas.spaces.base import IntArray, unique_rows
 from hwnas.strategies.natv2 import NatV2
+from hwnas.strategies.problem import Problem
 
 
 class Nat(NatV2):
     """Starts from ``initial`` architectures uniform in genes with both ends, and never drops a member.
 
-    Limits count in its inner search, and nowhere before: its start knows nothing of them, as published.
+    Limits count in its inner search, and nowhere before: its start knows nothing of them, as published. Everything
+    is evaluated again after an adaptation, whatever the section says.
     """
 
     name = "nat"
     one_hot = True
+
+    def __init__(self, problem: Problem, section: SearchSection) -> None:
+        super().__init__(problem, section.model_copy(update={"reevaluate": "all"}))
 
     def _initial(self) -> IntArray:
         space = self.problem.space

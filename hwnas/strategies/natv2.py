@@ -39,7 +39,8 @@ class NatV2(ArchiveStrategy):
         return unique_rows(np.vstack([drawn, ends]))
 
     def _survive(self) -> None:
-        self.archive.keep(self._survivors(self.archive.active, self.section.archive, ends=not self._reference))
+        members = self.present(self.archive.active)
+        self.archive.keep(self._survivors(members, self.section.archive, ends=not self._reference))
 
     def _survivors(self, members: list[Member], count: int, *, ends: bool = False) -> IndexArray:
         """Return the positions of ``count`` survivors, each view choosing in turn; at first both ends of the space stay."""
@@ -55,7 +56,7 @@ class NatV2(ArchiveStrategy):
         return merge_in_turns(orders, count)
 
     def _candidates(self) -> tuple[IntArray, FloatArray | None, FloatArray | None]:
-        training = self.archive.current(self.version)
+        training = self._training()
         surrogate = AccuracySurrogate(
             self.problem.space.lower,
             self.problem.space.upper,
@@ -73,8 +74,14 @@ class NatV2(ArchiveStrategy):
             return chosen, None, None
         return chosen, *surrogate.predict(chosen)
 
+    def _training(self) -> list[Member]:
+        """Return what the surrogate learns from: comparable accuracies, or all with what adaptation changed estimated."""
+        if self.section.reevaluate == "all":
+            return self.archive.current(self.version)
+        return self.present(self.archive.members)
+
     def _search_view(self, view: View, surrogate: AccuracySurrogate, known: set[bytes], count: int) -> IntArray:
-        best = front(self.archive.active, view)
+        best = front(self.present(self.archive.active), view)
         found = inner_search(
             self.problem,
             view,
@@ -103,7 +110,7 @@ class NatV2(ArchiveStrategy):
         return Mixture([self._distribution(view) for view in self.problem.views])
 
     def _distribution(self, view: View) -> GeneDistribution:
-        members = self.archive.active
+        members = self.present(self.archive.active)
         F, G = objectives_of(members, view)
         feasible = np.flatnonzero((G <= 0.0).all(axis=1))
         rows = feasible if len(feasible) else np.arange(len(members))

@@ -37,8 +37,7 @@ class SearchResult:
     @property
     def members(self) -> list[Member]:
         """Members whose accuracies belong to one supernet: the present one, or the one before where it just adapted."""
-        adapted = bool(self.archive.stale(self.version))
-        return self.archive.current(self.version - 1 if adapted else self.version)
+        return self.archive.current(self.version) or self.archive.current(self.version - 1)
 
     def fronts(self, problem: Problem) -> dict[str, list[Member]]:
         """Return the feasible non-dominated members of each view, most accurate first."""

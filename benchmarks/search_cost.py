@@ -1,0 +1,301 @@
+"""What a search costs: the published loop of NATv2 against ours, both live, the supernet adapting, in images forwarded.
+
+    python benchmarks/search_cost.py RUN.yaml
+
+RUN.yaml is a run whose supernet is trained (``hwnas train RUN.yaml``); MACs are the second objective. The published loop
+evaluates a pool of 3,000 networks, then 30 times 25 candidates and its whole archive of 300 again, with five epochs of
+adaptation between. Ours evaluates fewer, and after an adaptation only what may still be on the front. Both resume where they
+were stopped. In the end the front after every iteration of both is scored anew, on all validation images, with the weights
+of one common supernet: the one the published loop ended with, the one ours ended with, and the one both started from.
+
+An image counts once for every network it goes through: recalibration of batch normalisation, validation, training of
+sampled networks and their teacher. Results: ``search_cost.json`` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hwnas.config import RunConfig, load_run_config
+from hwnas.files import Journal, write_json
+from hwnas.progress import progress_bar
+from hwnas.registry import load
+from hwnas.runs.searching import PUPILS, SearchWork
+from hwnas.runs.session import Run
+from hwnas.runs.training import trained_supernet
+from hwnas.spaces.base import IntArray
+from hwnas.strategies.archive import front, read_member
+from hwnas.strategies.costs import GraphCounter
+from hwnas.strategies.hypervolume import MARGIN, normalised_hypervolume
+from hwnas.strategies.problem import FloatArray, Problem
+from hwnas.strategies.runner import run_search
+from hwnas.supernets.base import AnySupernet
+from hwnas.supernets.evaluation import AccuracyEvaluator
+from hwnas.supernets.phases import steps_per_epoch
+
+HERE = Path(__file__).parent
+
+PUBLISHED: dict[str, Any] = {
+    "initial": 300,
+    "oversample": 10,
+    "archive": 300,
+    "iterations": 30,
+    "candidates": 25,
+    "adapt_epochs": 5.0,
+    "adapt_top": 150,
+    "adapt_subnets": 4,
+    "reevaluate": "all",
+}
+OURS: dict[str, Any] = {
+    "initial": 100,
+    "oversample": 1,
+    "archive": 60,
+    "iterations": 12,
+    "candidates": 16,
+    "adapt_epochs": 2.0,
+    "adapt_top": 30,
+    "adapt_subnets": 2,
+}
+LOOPS = {"published": PUBLISHED, "ours": OURS}
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """Where a loop stood after an iteration.
+
+    Attributes:
+        number: The iteration; 0: the first members.
+        images: Images forwarded until then: ``evaluating`` and ``adapting``.
+        encodings: The front then, by the accuracies of that moment.
+    """
+
+    number: int
+    images: dict[str, int]
+    encodings: list[list[int]]
+
+
+def macs_problem(run: Run) -> Problem:
+    """Return the problem: accuracy against millions of MACs."""
+    counter = GraphCounter(run.space, ["macs"])
+
+    def predict(X: IntArray) -> tuple[FloatArray, FloatArray]:
+        value = counter(X) / 1e6
+        return value, value
+
+    return Problem(run.space, ("macs",), predict)
+
+
+def run_of(config: RunConfig, name: str, arguments: argparse.Namespace) -> Run:
+    """Return the run of one loop, in a folder of its own."""
+    search = {**LOOPS[name], "validation_images": arguments.validation_images, "seed": arguments.seed}
+    changed = config.model_dump(mode="json")
+    changed |= {"name": f"{config.name}-{name}-{arguments.seed}", "search": search}
+    changed["train"]["bn_images"] = arguments.bn_images
+    changed["data"]["max_train"] = arguments.max_train
+    return Run(RunConfig.model_validate(changed), arguments.runs)
+
+
+def search(run: Run, supernet: AnySupernet, problem: Problem, console: Console) -> Path:
+    """Run one loop to its end, or go on with it; returns its folder."""
+    section = run.config.search
+    strategy = load("strategy", section.strategy)(problem, section)
+    work = SearchWork(run, supernet)
+    start = time.monotonic()
+    with progress_bar(run.config.name, 1.0) as advance:
+        done = 0.0
+
+        def report(share: float, note: str) -> None:
+            nonlocal done
+            advance(share - done, note)
+            console.print(f"{run.config.name}: {share:.1%} after {time.monotonic() - start:.0f} s, {note}")
+            done = share
+
+        run_search(
+            strategy,
+            problem,
+            evaluate=work.evaluate,
+            folder=run.folder.search,
+            adapt=work.adapt,
+            save_supernet=work.save,
+            load_supernet=work.load,
+            on_progress=report,
+        )
+    return run.folder.search
+
+
+def trace_of(run: Run, problem: Problem) -> list[Iteration]:
+    """Return where a finished loop stood after each adaptation, from its journal."""
+    section, train = run.config.search, run.config.train
+    members = [read_member(record) for record in Journal(run.folder.search / "archive.jsonl")]
+    per_evaluation = train.bn_images + min(section.validation_images or 10**9, len(run.data.validation))
+    steps = round(section.adapt_epochs * steps_per_epoch(len(run.data.train), train.batch_size))
+    # The teacher is counted as if it always taught; four pupils are evaluated to decide whether it does.
+    per_adaptation = steps * train.batch_size * (section.adapt_subnets + 1) + PUPILS * per_evaluation
+    trace = []
+    for version in range(max(member.version for member in members) + 1):
+        until = [member for member in members if member.version <= version]
+        now = {member.key: member for member in members if member.version == version}
+        images = {"evaluating": per_evaluation * len(until), "adapting": per_adaptation * version}
+        best = front(list(now.values()), problem.views[0])
+        trace.append(Iteration(version, images, [list(member.encoding) for member in best]))
+    return trace
+
+
+class Judge:
+    """Hypervolume of fronts under one common supernet, on all validation images.
+
+    Args:
+        evaluator: Of that supernet.
+        problem: Gives MACs.
+    """
+
+    def __init__(self, evaluator: AccuracyEvaluator, problem: Problem) -> None:
+        self._evaluator = evaluator
+        self._problem = problem
+        self._known: dict[bytes, float] = {}
+        smallest = problem.smallest()[None]
+        error = 1.0 - float(self._accuracy(smallest)[0])
+        largest = float(problem.costs(problem.largest()[None]).F[0, 0])
+        self.reference = np.array([MARGIN * error, MARGIN * largest])
+
+    def _accuracy(self, X: IntArray) -> FloatArray:
+        for row in X:
+            if row.tobytes() not in self._known:
+                self._known[row.tobytes()] = float(self._evaluator.evaluate_encodings(row[None])[0])
+        return np.array([self._known[row.tobytes()] for row in X])
+
+    def volume(self, encodings: list[list[int]]) -> float:
+        """Return the hypervolume of a front."""
+        X = np.array(encodings, dtype=np.int64)
+        costs = self._problem.costs(X)
+        return normalised_hypervolume(np.column_stack([1.0 - self._accuracy(X), costs.F]), costs.G, self.reference)
+
+
+def judge(traces: dict[str, list[Iteration]], judges: dict[str, Judge]) -> list[dict[str, Any]]:
+    """Score every front under every common supernet."""
+    rows = []
+    total = sum(len(trace) for trace in traces.values())
+    with progress_bar("scoring fronts under common supernets", total * len(judges)) as advance:
+        for common, one in judges.items():
+            for name, trace in traces.items():
+                for iteration in trace:
+                    volume = one.volume(iteration.encodings)
+                    facts = {"common": common, "loop": name, "iteration": iteration.number}
+                    images = sum(iteration.images.values())
+                    size = len(iteration.encodings)
+                    rows.append({**facts, **iteration.images, "images": images, "front": size, "hypervolume": volume})
+                    advance(1, common)
+    return rows
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return, for every common supernet, what each loop reached and when ours reached 99 % of the published one's end."""
+    found = []
+    for common in dict.fromkeys(row["common"] for row in rows):
+        published = [row for row in rows if row["common"] == common and row["loop"] == "published"]
+        ours = [row for row in rows if row["common"] == common and row["loop"] == "ours"]
+        goal = 0.99 * published[-1]["hypervolume"]
+        there = next((row for row in ours if row["hypervolume"] >= goal), None)
+        first = next(row for row in published if row["hypervolume"] >= goal)
+        found.append(
+            {
+                "common": common,
+                "published": published[-1]["hypervolume"],
+                "ours": ours[-1]["hypervolume"],
+                "published_images": published[-1]["images"],
+                "ours_images": ours[-1]["images"],
+                "ours_images_to_99_percent": None if there is None else there["images"],
+                "published_images_to_99_percent": first["images"],
+                "times_less": None if there is None else published[-1]["images"] / there["images"],
+                "times_less_at_the_end": published[-1]["images"] / ours[-1]["images"],
+            }
+        )
+    return found
+
+
+def show(found: list[dict[str, Any]], console: Console) -> None:
+    """Print one row per common supernet."""
+    table = Table(title="hypervolume under one common supernet, and images forwarded")
+    for name in ("common supernet", "published", "ours", "share", "images published", "ours", "to 99 %", "times less"):
+        table.add_column(name)
+    for row in found:
+        there = row["ours_images_to_99_percent"]
+        table.add_row(
+            row["common"],
+            f"{row['published']:.4f}",
+            f"{row['ours']:.4f}",
+            f"{row['ours'] / row['published']:.1%}",
+            f"{row['published_images']:,}",
+            f"{row['ours_images']:,}",
+            "not reached" if there is None else f"{there:,}",
+            "" if there is None else f"{row['times_less']:.1f}",
+        )
+    console.print(table)
+
+
+def read_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_file", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--validation-images", type=int, default=500)
+    parser.add_argument("--bn-images", type=int, default=200)
+    parser.add_argument("--max-train", type=int, default=2000, help="training images of the adaptation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--loops", default=",".join(LOOPS))
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, default=HERE / "search_cost.json")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run both loops, score their fronts, print the table."""
+    arguments = read_arguments()
+    console = Console(stderr=arguments.json)
+    config = load_run_config(arguments.run_file, arguments.overrides)
+    trained = Run(config, arguments.runs)
+    traces, supernets = {}, {}
+    supernets["start"] = trained_supernet(trained)
+    for name in arguments.loops.split(","):
+        run = run_of(config, name, arguments)
+        run.use_threads()
+        problem = macs_problem(run)
+        supernets[name] = trained_supernet(trained)
+        search(run, supernets[name], problem, console)
+        traces[name] = trace_of(run, problem)
+    problem = macs_problem(trained)
+    judges = {
+        name: Judge(AccuracyEvaluator(supernet, trained.data, bn_images=1000), problem)
+        for name, supernet in supernets.items()
+    }
+    rows = judge(traces, judges)
+    found = summary(rows) if set(traces) == set(LOOPS) else []
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    facts = {
+        "run": config.name,
+        "loops": LOOPS,
+        "validation_images": arguments.validation_images,
+        "bn_images": arguments.bn_images,
+        "training_images": arguments.max_train,
+        "seed": arguments.seed,
+        "peak_memory_gib": peak_gib,
+    }
+    write_json(arguments.out, {"facts": facts, "summary": found, "iterations": rows})
+    if arguments.json:
+        print(json.dumps({"facts": facts, "summary": found}))
+    show(found, console)
+
+
+if __name__ == "__main__":
+    main()
