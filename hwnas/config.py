@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -14,6 +16,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -164,18 +167,78 @@ class TrainSection(GrownSection):
     seed: int = 0
 
 
+Amount = float | str | None
+"""A positive number, or a share below the largest network such as ``-30%``."""
+
+
+def _amount(value: Any) -> Any:
+    """Return an amount as a number or as text with ``%``; YAML reads ``8.0e6`` as text, which is meant as a number.
+
+    Raises:
+        ValueError: It is neither a positive number nor a share.
+    """
+    if value is None:
+        return None
+    text = "" if isinstance(value, bool) else str(value).strip()
+    if re.fullmatch(r"-\d+(\.\d+)?%", text) and 0.0 < float(text[1:-1]) < 100.0:
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0.0):
+        raise ValueError("give a number above 0, or a share below the largest network, such as -30%")
+    return number
+
+
+class CostBudgets(GrownSection):
+    """Hard limits on what is counted on a network: absolute, or relative to the largest network (``-30%``).
+
+    ``peak_memory_bytes`` (activations alive at once) and ``size_bytes`` (weights) hold for every target at its precision.
+    Latency has its budget beside its target.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ("macs", "parameters", "peak_memory_bytes", "size_bytes")
+
+    macs: Amount = None
+    parameters: Amount = None
+    peak_memory_bytes: Amount = None
+    size_bytes: Amount = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_latency(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "latency" in raw:
+            raise ValueError("latency belongs to a target; write it there, as targets.0.budget: {max_ms: 3}")
+        return raw
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_amount(cls, value: Any) -> Any:
+        return _amount(value)
+
+    @property
+    def given(self) -> dict[str, float | str]:
+        """Cost -> its limit, of those that have one."""
+        return self.model_dump()
+
+
 class SearchSection(GrownSection):
     """The search: strategy by name and its sizes (NATv2's names).
 
     ``reevaluate`` says which members are evaluated again after the supernet adapted: ``all``, as published, or ``needed``,
     those that may still be on a front.
+
+    ``objectives`` are ``accuracy`` and any of ``latency`` (of every target), a target (its latency alone), ``macs``,
+    ``parameters``, ``peak_memory_bytes`` and ``size_bytes``. What has a budget need not be an objective.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("reevaluate", "adapt_subnets")
+    later: ClassVar[tuple[str, ...]] = ("reevaluate", "adapt_subnets", "budgets")
 
     strategy: str = "natv2"
     metric: str = "top1"
     objectives: tuple[str, ...] = ("accuracy", "latency")
+    budgets: CostBudgets = CostBudgets()
     initial: int = Field(default=60, ge=4)
     oversample: int = Field(default=3, ge=1)
     archive: int = Field(default=60, ge=4)

@@ -15,7 +15,7 @@ def check(
 ) -> None:
     """Say what ``run`` would do without doing it: steps, time, disk, and the budgets against three networks.
 
-    Leaves with 1 if a budget cannot be kept by the smallest network.
+    Leaves with 1 if none of the three keeps a latency budget, with 2 if no network of the space keeps another budget.
     """
     from hwnas import api
 
@@ -25,11 +25,7 @@ def check(
     else:
         steps = [(name, state, f"{minutes:.1f}") for name, state, minutes in result.steps]
         print_table("steps", ("step", "state", "about minutes"), steps)
-        print_table(
-            "budgets, in the unit of each target",
-            ("target", "statistic", "budget", "smallest", "median", "largest", "verdict"),
-            result.budgets,
-        )
+        print_table("budgets (✗: broken by that network)", result.columns, [row.cells() for row in result.budgets])
         print(f"disk: about {result.disk_bytes / 1e6:.0f} MB in {result.run_folder}")
     if result.infeasible:
         raise typer.Exit(1)

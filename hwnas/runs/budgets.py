@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.config import Statistic
+from hwnas.config import Budget, Statistic
 from hwnas.errors import ConfigError
 from hwnas.latency.predictor import LatencyPredictor, Prediction
 from hwnas.latency.profiling import TABLE_FILE
 from hwnas.latency.protocol import is_time
 from hwnas.latency.table import LatencyTable
+from hwnas.runs.counted import Counted
 from hwnas.runs.profiling import model_of
 from hwnas.runs.session import Run
 from hwnas.spaces.base import IntArray
@@ -37,6 +38,19 @@ class AtStatistic:
         return self.model.predict(X, self.statistic)
 
 
+def require_time(target: Target, budget: Budget | None, unit: str) -> None:
+    """Raise where a budget is in milliseconds, and the target is measured in something else.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if budget is not None and budget.max_ms is not None and not is_time(unit):
+        raise ConfigError(
+            f"{target} is measured in {unit}: the budget max_ms={budget.max_ms:g} means nothing there. Give it a relative one, "
+            'for example relative: "-30%".'
+        )
+
+
 def resolve_budget(run: Run, target: Target, model: LatencyPredictor) -> float | None:
     """Return the budget of a target in its unit, None without one.
 
@@ -47,11 +61,7 @@ def resolve_budget(run: Run, target: Target, model: LatencyPredictor) -> float |
         ConfigError: It is in milliseconds, and the target is measured in something else.
     """
     budget = run.budget(target)
-    if budget is not None and budget.max_ms is not None and not is_time(model.unit):
-        raise ConfigError(
-            f"{target} is measured in {model.unit}: the budget max_ms={budget.max_ms:g} means nothing there. Give it a relative one, "
-            'for example relative: "-30%".'
-        )
+    require_time(target, budget, model.unit)
     if budget is None or budget.max_ms is not None:
         return None if budget is None else budget.max_ms
     assert budget.relative is not None
@@ -79,24 +89,28 @@ def budgets_of(run: Run) -> dict[Target, float]:
     return {target: value for target, value in resolved.items() if value is not None}
 
 
-def _minimised(run: Run, extra: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the costs that the run file names as objectives; the others are limits only."""
-    latencies = tuple(str(target) for target in run.targets) if "latency" in run.config.search.objectives else ()
-    return (*latencies, *extra)
+def objective_targets(run: Run) -> tuple[Target, ...]:
+    """Return the targets whose latency is an objective: all of them for ``latency``, else those named."""
+    names = run.config.search.objectives
+    named = {Target.parse(name) for name in names if "/" in name}
+    return run.targets if "latency" in names else tuple(target for target in run.targets if target in named)
 
 
 def problem_of(run: Run) -> Problem:
-    """Join the run's latency models and budgets into the problem that is searched."""
-    extra = tuple(name for name in run.config.search.objectives if name not in ("accuracy", "latency"))
+    """Join the run's latency models, counts and budgets into the problem that is searched."""
+    counted = Counted.of(run)
     models = {target: model_of(run, target) for target in run.targets}
+    latencies = {str(target): value for target, value in budgets_of(run).items()}
     provenance: dict[str, Any] = {str(target): model.facts["table"] for target, model in models.items()}
     return build_problem(
         run.space,
         {str(target): AtStatistic(model, statistic_of(run, target)) for target, model in models.items()},
-        {str(target): value for target, value in budgets_of(run).items()},
-        extra=extra,
-        minimised=_minimised(run, extra),
+        {**latencies, **counted.limits},
+        extra=counted.names,
+        minimised=(*map(str, objective_targets(run)), *counted.objectives),
+        seen_by=counted.seen_by,
         units={str(target): model.unit for target, model in models.items()},
+        keys={**{str(t): f"targets.{i}.budget" for i, t in enumerate(run.targets)}, **counted.keys},
         provenance=provenance,
     )
 

@@ -19,16 +19,16 @@ from hwnas.latency.profile_plan import probe_cost
 from hwnas.latency.profiling import protocol_of
 from hwnas.latency.protocol import Protocol, is_time
 from hwnas.latency.sampling import extremes_of, plan_networks
+from hwnas.runs.budgets import require_time
+from hwnas.runs.counted import check_counted
 from hwnas.runs.folder import table_folder
+from hwnas.runs.kept import COLUMNS, BudgetRow, counted_rows, latency_row
 from hwnas.runs.session import Run
 from hwnas.runs.shortlist import SHORTLIST
 from hwnas.spaces.base import IntArray
 from hwnas.supernets.estimate import estimate_training
 from hwnas.targets import Target
 
-BudgetRow = tuple[str, str, float | str, float, float, float, str]
-
-NAMES = ("smallest", "median", "largest")
 _ROUNDS = 8
 _POOL = 101
 _BYTES_PER_ROW = 20_000
@@ -43,7 +43,7 @@ class Checked:
     Attributes:
         run_folder: Where the run would live.
         steps: ``(step, state, minutes)``; rough, from a few timed steps on this machine as loaded now.
-        budgets: ``(target, statistic, budget, smallest, median, largest, verdict)``; measured, in the target's unit.
+        budgets: One row per target's latency and per counted cost.
         disk_bytes: About what the run writes.
     """
 
@@ -52,18 +52,19 @@ class Checked:
     budgets: list[BudgetRow]
     disk_bytes: int
 
+    columns = COLUMNS
+
     @property
     def infeasible(self) -> bool:
-        """Whether even the smallest network breaks a budget."""
-        return any(row[-1].startswith("cannot") for row in self.budgets)
+        """Whether a budget is broken by all three networks, or could not be measured."""
+        return any(row.infeasible for row in self.budgets)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        columns = ("target", "statistic", "budget", *NAMES, "verdict")
         return {
             "run_folder": str(self.run_folder),
             "steps": [dict(zip(("step", "state", "minutes"), step, strict=True)) for step in self.steps],
-            "budgets": [dict(zip(columns, row, strict=True)) for row in self.budgets],
+            "budgets": [row.as_dict() for row in self.budgets],
             "disk_bytes": self.disk_bytes,
             "infeasible": self.infeasible,
         }
@@ -96,26 +97,6 @@ def _measure_three(run: Run, target: Target, X: IntArray) -> tuple[list[Measurem
     return found, min(minutes, section.budget_minutes or minutes)
 
 
-def _judge(run: Run, target: Target, found: list[Measurement]) -> BudgetRow:
-    budget = run.budget(target)
-    statistic = budget.statistic if budget else "p50"
-    values = [m.value * m.percentiles[statistic] / m.percentiles["p50"] for m in found]
-    smallest, median, largest = values
-    if budget is None:
-        return str(target), statistic, "none", smallest, median, largest, "only an objective"
-    limit = budget.max_ms
-    if limit is None:
-        assert budget.relative is not None
-        limit = largest * (1.0 + float(budget.relative.rstrip("%")) / 100.0)
-    if smallest > limit:
-        verdict = f"cannot be kept: the smallest network is {smallest / limit - 1:.0%} above; nearest: {smallest:.3g}"
-    elif largest <= limit:
-        verdict = "loose: the largest network keeps it"
-    else:
-        verdict = "can be kept" + ("; excludes the median network" if median > limit else "")
-    return str(target), statistic, limit, smallest, median, largest, verdict
-
-
 def _training_minutes(run: Run) -> tuple[float, float]:
     """Return minutes of supernet training, and seconds of one image through a middling network."""
     run.use_threads()
@@ -128,20 +109,21 @@ def check_run(config: RunConfig, runs: Path) -> Checked:
     """Measure three networks per target, time a few training steps, and add up.
 
     Raises:
+        BudgetError: Counted budgets that no network of the space keeps; nothing is measured then.
         HwnasError: Data, space, device or runtime cannot be used.
     """
     run = Run(config, runs)
+    check_counted(run)
     X = three_networks(run)
     steps: list[tuple[str, str, float]] = []
     budgets: list[BudgetRow] = []
     for target in run.targets:
         found, minutes = _measure_three(run, target, X)
-        failed = [m for m in found if m.failure is not None]
-        if failed:
-            budgets.append((str(target), "p50", "?", 0.0, 0.0, 0.0, f"cannot be measured: {failed[0].failure}"))
-            continue
-        steps.append((f"profile {target}", run.state(table_folder(run.path, target) / "evaluation.json"), minutes))
-        budgets.append(_judge(run, target, found))
+        require_time(target, run.budget(target), found[0].unit)
+        budgets.append(latency_row(target, run.budget(target), found))
+        if budgets[-1].values is not None:
+            steps.append((f"profile {target}", run.state(table_folder(run.path, target) / "evaluation.json"), minutes))
+    budgets += counted_rows(run, X)
     training, image_s = _training_minutes(run)
     training = min(training, config.train.time_budget_minutes or training)
     searching = _search_minutes(run, image_s)

@@ -36,6 +36,7 @@ def _fixed(config: dict[str, Any], *, budgets: bool) -> dict[str, Any]:
     leaves = {key: value for key, value in _flatten(config).items() if key not in EXTENDABLE}
     if not budgets:
         leaves["targets"] = [entry["target"] for entry in config["targets"]]
+        leaves = {key: value for key, value in leaves.items() if not key.startswith("search.budgets.")}
     return leaves
 
 

@@ -15,6 +15,7 @@ from hwnas.files import read_json
 from hwnas.finetuning.winner import Winner
 from hwnas.reporting.html import write_report
 from hwnas.runs.budgets import problem_of
+from hwnas.runs.counted import check_counted
 from hwnas.runs.exporting import artifact_name, export_stage
 from hwnas.runs.profiling import profile_stage
 from hwnas.runs.replacing import replace_failed
@@ -100,8 +101,10 @@ class Pipeline:
         """Search, profiling and training first if that is missing; frozen once the winners were chosen.
 
         Raises:
-            BudgetError: No architecture can keep a budget; said before anything is trained.
+            BudgetError: No architecture can keep a budget; said before anything is trained, and before anything is profiled
+                where latency has no part in it.
         """
+        check_counted(self.run)
         self.profiled()
         problem_of(self.run).check_budgets()
         self.trained()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from functools import cached_property
 from pathlib import Path
@@ -15,24 +16,37 @@ from hwnas.latency.networks import make_backend
 from hwnas.runs.folder import RunFolder
 from hwnas.spaces.base import SearchSpace
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
-from hwnas.strategies.costs import GRAPH_COSTS
+from hwnas.strategies.costs import COUNTS
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.evaluation import resolve_metric
 from hwnas.supernets.phases import phases_of
 from hwnas.targets import Device, Target, find_device
 
 
-def check_objectives(names: tuple[str, ...]) -> None:
+def check_objectives(names: tuple[str, ...], targets: tuple[Target, ...]) -> None:
     """Raise unless the objectives are known and accuracy is among them.
 
     Raises:
-        ConfigError: They are not.
+        ConfigError: They are not, or the latency of a target that the run does not have is asked for.
     """
-    known = ("accuracy", "latency", *GRAPH_COSTS)
-    unknown = [name for name in names if name not in known]
-    if unknown or "accuracy" not in names:
-        wrong = f"unknown objective {unknown[0]!r}" if unknown else "accuracy is missing"
-        raise ConfigError(f"search.objectives: {wrong}; choose accuracy and any of {', '.join(known[1:])}.")
+    known = ("accuracy", "latency", *COUNTS)
+    if "accuracy" not in names:
+        raise ConfigError(f"search.objectives: accuracy is missing; choose accuracy and any of {', '.join(known[1:])}.")
+    for name in names:
+        if name in known:
+            continue
+        if "/" in name and Target.parse(name) not in targets:
+            raise ConfigError(
+                f"search.objectives: {name} is not a target of this run, so there is no latency model for it; "
+                f"name it under targets, or choose of {', '.join(map(str, targets))}."
+            )
+        if "/" not in name:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"search.objectives: unknown objective {name!r}{hint}; choose accuracy and any of {', '.join(known[1:])}, "
+                "or a target for its latency alone."
+            )
 
 
 SMALL_MACS = 2_000_000_000
@@ -63,7 +77,7 @@ class Run:
         registry.load("space", config.space.name)
         registry.load("strategy", config.search.strategy)
         resolve_metric(config.search.metric)
-        check_objectives(config.search.objectives)
+        check_objectives(config.search.objectives, self.targets)
 
     @cached_property
     def folder(self) -> RunFolder:

@@ -16,6 +16,11 @@ OPS = (
 """Operations a layer graph may hold. ``batch_norm`` is one that no convolution can take in; ``shuffle`` interleaves channels
 of ``groups`` groups (Zhang et al., "ShuffleNet", 2018), ``slice`` takes the channels from ``start`` on."""
 
+ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+"""Bytes of one weight or activation at each precision."""
+
+_INT32_BYTES = 4
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -136,3 +141,17 @@ class LayerGraph:
             peak = max(peak, sum(alive.values()))
             alive = {name: size for name, size in alive.items() if last_use.get(name, -1) > index}
         return peak
+
+    def peak_memory_bytes(self, precision: str, batch: int = 1) -> int:
+        """Bytes of the activations alive at once, at the peak, for ``batch`` images; what a runtime needs beside them is its own."""
+        return self.peak_activation_elements * ELEMENT_BYTES[precision] * batch
+
+    def size_bytes(self, precision: str) -> int:
+        """Bytes of weights and biases; biases and batch normalisation of an int8 network have 32 bits.
+
+        Scales of quantised tensors and the structure of a model file come on top.
+        """
+        weights = sum(_product(layer.weight_shape) for layer in self.layers if layer.weight_shape)
+        width = ELEMENT_BYTES[precision]
+        others = _INT32_BYTES if precision == "int8" else width
+        return weights * width + (self.parameters - weights) * others

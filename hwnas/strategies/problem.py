@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import BudgetError, ConfigError
+from hwnas.errors import ConfigError
 from hwnas.spaces.base import IntArray, SearchSpace
+from hwnas.strategies.feasibility import check_budgets
 
 FloatArray = NDArray[np.float64]
 CostFunction = Callable[[IntArray], tuple[FloatArray, FloatArray]]
@@ -25,15 +26,21 @@ class Limit:
         cost: Name of the limited cost.
         maximum: Largest allowed value, in ``unit``.
         unit: Unit of the cost, for messages.
+        key: Key of the run file that it came from, for messages.
     """
 
     cost: str
     maximum: float
     unit: str = "ms"
+    key: str = ""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.maximum) and self.maximum > 0):
             raise ConfigError(f"limit on {self.cost!r}: maximum={self.maximum!r} must be a finite number above 0.")
+
+    def __str__(self) -> str:
+        """Return the limit as messages name it."""
+        return f"{self.maximum:g} {self.unit} on {self.cost}" + (f" ({self.key})" if self.key else "")
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,9 @@ class Problem:
         cost_names: Name of each cost that ``predict`` returns.
         predict: Vectorised costs, see :data:`CostFunction`.
         limits: Hard limits.
-        targets: Those costs that belong to one target each (its latency); every target gets its own :class:`View`,
-            all other costs and limits are shared.
+        targets: Every target gets its own :class:`View`. A cost that is named as a target (its latency) is seen by that
+            target only; all other costs and their limits are shared.
+        seen_by: Further costs that only some targets see (bytes at a precision) -> those targets.
         minimised: Costs that are objectives (default: all of ``cost_names``); the others are only limited or recorded.
         provenance: Plain data that names where costs come from (digests of latency models); part of the identity that
             a resumed search must have.
@@ -108,25 +116,24 @@ class Problem:
     targets: tuple[str, ...] = ()
     minimised: tuple[str, ...] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    seen_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(set(self.cost_names)) != len(self.cost_names):
             raise ConfigError(f"cost names {self.cost_names} must differ from each other.")
-        named = [*(limit.cost for limit in self.limits), *self.targets, *(self.minimised or ())]
+        named = [*(limit.cost for limit in self.limits), *self.seen_by, *(self.minimised or ())]
         unknown = sorted(set(named) - set(self.cost_names))
         if unknown:
-            raise ConfigError(
-                f"limits, targets or objectives name {unknown}; known costs: {', '.join(self.cost_names)}."
-            )
+            raise ConfigError(f"limits or objectives name {unknown}; known costs: {', '.join(self.cost_names)}.")
 
     @property
     def views(self) -> tuple[View, ...]:
-        """One view per target; a single view ``all`` where no cost belongs to a target."""
+        """One view per target; a single view ``all`` where there are none."""
         objectives = self.cost_names if self.minimised is None else self.minimised
         return tuple(self._view(name, objectives) for name in self.targets or ("all",))
 
     def _view(self, name: str, objectives: tuple[str, ...]) -> View:
-        foreign = set(self.targets) - {name}
+        foreign = set(self.targets) - {name} | {cost for cost, seen in self.seen_by.items() if name not in seen}
         return View(
             name=name,
             costs=tuple(i for i, cost in enumerate(self.cost_names) if cost in objectives and cost not in foreign),
@@ -143,6 +150,7 @@ class Problem:
             "targets": list(self.targets),
             "limits": [[limit.cost, limit.maximum, limit.unit] for limit in self.limits],
             "provenance": self.provenance,
+            **({"seen_by": {cost: list(seen) for cost, seen in self.seen_by.items()}} if self.seen_by else {}),
         }
 
     def costs(self, X: IntArray) -> Costs:
@@ -182,34 +190,13 @@ class Problem:
         return self.space.encode(self.space.largest)
 
     def check_budgets(self, samples: int = 256, seed: int = 0) -> None:
-        """Raise if a limit cannot be kept even by the smallest architecture (or by any of ``samples`` random ones).
+        """Raise if no architecture of the space keeps the limits of some view, alone or together.
+
+        Args:
+            samples: Random architectures that are tried beside the smallest.
+            seed: Seed of those.
 
         Raises:
-            BudgetError: A limit that nothing keeps: which, by how much, and the nearest budget that can be kept.
+            BudgetError: Which limit nothing keeps, by how much, and the nearest one that can be kept.
         """
-        if not self.limits:
-            return
-        drawn = self.space.sample(np.random.default_rng(seed), samples)
-        upper = self.costs(np.vstack([self.smallest()[None], drawn])).upper
-        broken = [
-            _unreachable(limit, float(upper[0, i]), float(upper[:, i].min()))
-            for i, limit in enumerate(self.limits)
-            if upper[:, i].min() > limit.maximum
-        ]
-        if broken:
-            raise BudgetError(" ".join(broken))
-
-
-def _round_up(value: float, digits: int = 3) -> float:
-    step = 10.0 ** (np.floor(np.log10(value)) - digits + 1)
-    return float(f"{np.ceil(value / step * (1 - 1e-12)) * step:.{digits}g}")
-
-
-def _unreachable(limit: Limit, smallest: float, cheapest: float) -> str:
-    over = 100.0 * (cheapest / limit.maximum - 1.0)
-    return (
-        f"No architecture of the space keeps the budget of {limit.maximum:g} {limit.unit} on {limit.cost}: the smallest is "
-        f"predicted at up to {smallest:.4g} {limit.unit}, the cheapest found at up to {cheapest:.4g} {limit.unit}, "
-        f"{over:.1f} % above it. The nearest budget that can be kept is {_round_up(cheapest):g} {limit.unit}; "
-        "raise the budget to that, or choose a smaller space (resolutions, widths, depths)."
-    )
+        check_budgets(self, samples, seed)

@@ -41,12 +41,15 @@ def non_dominated(F: FloatArray, G: FloatArray) -> IndexArray:
 
 @functools.cache
 def reference_directions(n_objectives: int, count: int) -> FloatArray:
-    """Return at least ``count`` Das-Dennis directions, ``[n, n_objectives]`` (the fewest of that kind)."""
+    """Return at most ``count`` Das-Dennis directions, ``[n, n_objectives]``: the most of that kind, so that no niche stays empty.
+
+    NAT has exactly ``count`` directions of least Riesz energy, which takes seconds for every new count and number.
+    """
     partitions = 1
-    while math.comb(partitions + n_objectives - 1, n_objectives - 1) < count:
+    while math.comb(partitions + n_objectives, n_objectives - 1) <= count:
         partitions += 1
     directions = get_reference_directions("das-dennis", n_objectives, n_partitions=partitions)
-    return np.asarray(directions, dtype=np.float64)
+    return np.asarray(directions, dtype=np.float64)[:count]
 
 
 def _by_crowding(F: FloatArray, count: int) -> IndexArray:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ def dominates(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 50), st.integers(1, 3))
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 50), st.integers(1, 5))
 def test_survival_returns_exactly_n_distinct_indices(seed: int, size: int, n: int, objectives: int) -> None:
     F, G = random_rows(seed, size, objectives)
     kept = survival(F, G, n)
@@ -30,7 +32,7 @@ def test_survival_returns_exactly_n_distinct_indices(seed: int, size: int, n: in
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(2, 3))
+@given(st.integers(0, 10_000), st.integers(2, 5))
 def test_feasible_rows_come_first_then_least_violation(seed: int, objectives: int) -> None:
     F, G = random_rows(seed, 30, objectives, limits=2)
     kept = survival(F, G, 20)
@@ -44,7 +46,7 @@ def test_feasible_rows_come_first_then_least_violation(seed: int, objectives: in
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 3))
+@given(st.integers(0, 10_000), st.integers(1, 5))
 def test_non_dominated_agrees_with_the_definition(seed: int, objectives: int) -> None:
     F, G = random_rows(seed, 25, objectives)
     feasible = [i for i in range(25) if (G[i] <= 0).all()]
@@ -52,7 +54,7 @@ def test_non_dominated_agrees_with_the_definition(seed: int, objectives: int) ->
     assert non_dominated(F, G).tolist() == expected
 
 
-@pytest.mark.parametrize("objectives", [2, 3])
+@pytest.mark.parametrize("objectives", [2, 3, 4, 5])
 @pytest.mark.parametrize("seed", range(5))
 def test_survival_keeps_front_one_when_it_fits_and_the_extremes(seed: int, objectives: int) -> None:
     rng = np.random.default_rng(seed)
@@ -70,10 +72,18 @@ def test_survival_spreads_over_a_crowded_front() -> None:
     assert {40, 41, 42, 0} <= set(kept.tolist())
 
 
-def test_reference_directions_are_enough_and_on_the_simplex() -> None:
-    directions = reference_directions(3, 60)
-    assert len(directions) >= 60
+@pytest.mark.parametrize("objectives", [3, 4, 5, 6])
+@pytest.mark.parametrize("count", [4, 60, 100])
+def test_reference_directions_are_as_many_as_fit_and_on_the_simplex(objectives: int, count: int) -> None:
+    directions = reference_directions(objectives, count)
+    assert min(count, objectives) <= len(directions) <= count
+    assert len(np.unique(directions, axis=0)) == len(directions)
     assert np.allclose(directions.sum(axis=1), 1.0)
+
+
+def test_a_hundred_individuals_get_91_directions_of_three_objectives() -> None:
+    assert len(reference_directions(3, 100)) == 91
+    assert len(reference_directions(3, 105)) == 105
 
 
 def test_merging_takes_turns() -> None:
@@ -90,6 +100,31 @@ def test_hypervolume_of_known_points() -> None:
     assert normalised_hypervolume(F, G, reference) == pytest.approx((0.5 * 3 + 0.25 * 1) / 5)
     assert normalised_hypervolume(F, np.ones((3, 1)), reference) == 0.0
     assert normalised_hypervolume(F[:, :1], G, reference[:1]) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("objectives", [3, 4, 5])
+def test_hypervolume_of_many_objectives_agrees_with_counting_random_points(objectives: int) -> None:
+    rng = np.random.default_rng(objectives)
+    F, G = rng.random((60, objectives)) * 4.0, rng.normal(-0.5, 1.0, (60, 1))
+    reference = np.full(objectives, 4.0 * 1.01)
+    points = rng.random((200_000, objectives)) * reference
+    covered = np.zeros(len(points), dtype=bool)
+    for row in F[G[:, 0] <= 0]:
+        covered |= (row <= points).all(axis=1)
+    found = normalised_hypervolume(F, G, reference)
+    assert found == pytest.approx(covered.mean(), abs=0.005)
+    # Four deviations of that many draws are 0.0045: a wrong column or reference would be far outside.
+    assert 0.01 < found < 0.99
+
+
+def test_a_front_of_300_in_five_objectives_is_measured_at_once() -> None:
+    rng = np.random.default_rng(0)
+    F = np.abs(rng.normal(size=(300, 5)))
+    F = np.clip(1.0 - F / np.linalg.norm(F, axis=1, keepdims=True), 0.0, 0.999)
+    G, start = np.empty((300, 0)), time.perf_counter()
+    assert len(non_dominated(F, G)) == 300
+    assert 0.0 < normalised_hypervolume(F, G, np.ones(5)) < 1.0
+    assert time.perf_counter() - start < 2.0
 
 
 def test_points_behind_the_reference_count_nothing() -> None:
