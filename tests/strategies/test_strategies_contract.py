@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hwnas.registry import load, names
+from hwnas.strategies.evolution import Evolution
 from hwnas.strategies.nat import Nat
 from hwnas.strategies.natv2 import NatV2
 from hwnas.strategies.random_search import RandomSearch
@@ -26,7 +27,16 @@ class TestRandomSearch(StrategyContract):
     strategy = RandomSearch
 
 
-@pytest.mark.parametrize("cls", [NatV2, Nat, RandomSearch])
+class TestEvolution(StrategyContract):
+    strategy = Evolution
+
+
+class TestEvolutionUnlimited(StrategyContract):
+    strategy = Evolution
+    budget = None
+
+
+@pytest.mark.parametrize("cls", [NatV2, Nat, RandomSearch, Evolution])
 def test_every_strategy_is_registered_under_its_name(cls: type) -> None:
     assert cls.name in names("strategy")
     assert load("strategy", cls.name) is cls
