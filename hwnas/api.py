@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hwnas.artifacts.pipeline import Artifact
     from hwnas.artifacts.recheck import VerifyReport
     from hwnas.runs.check import Checked
+    from hwnas.runs.fronts import Searched
     from hwnas.runs.pipeline import Summary
     from hwnas.runs.profiling import Fitted
     from hwnas.spaces.base import IntArray, SearchSpace
@@ -490,24 +491,14 @@ def train(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Outcome:
     return Outcome(f"supernet in {pipeline.run.folder.supernet}", ("what", "value"), rows)
 
 
-def search(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Outcome:
+def search(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Searched:
     """Search under the budgets of a run; profiles and trains first if that is missing; resumes."""
+    from hwnas.runs.fronts import read_searched
+
     pipeline = _pipeline(config, runs)
     with pipeline.run.folder.lock():
         _, picks = pipeline.picked()
-    rows = [
-        (
-            str(p.target),
-            p.identifier,
-            p.validation_accuracy,
-            p.predicted["value"],
-            p.predicted["high"],
-            p.budget or "none",
-        )
-        for p in picks
-    ]
-    columns = ("target", "architecture", "validation accuracy", "predicted", "upper end", "budget")
-    return Outcome("winners of the search", columns, rows)
+        return read_searched(pipeline.run, picks)
 
 
 def finetune(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Outcome:

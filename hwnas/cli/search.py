@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwnas.cli._common import RUNS, JsonFlag, RunFile, RunsOption, SetOption, print_json, print_table
+from hwnas.cli._common import RUNS, JsonFlag, RunFile, RunsOption, SetOption, print_json
 
 
 def search(
@@ -11,11 +11,18 @@ def search(
     runs: RunsOption = RUNS,
     as_json: JsonFlag = False,
 ) -> None:
-    """Search under the budgets of a run file; profiles and trains first if that is missing."""
+    """Search under the budgets of a run file; profiles and trains first if that is missing.
+
+    Prints the front of every target; front.json in the run's folder says more.
+    """
     from hwnas import api
+    from hwnas.reporting.front_table import print_fronts
 
     result = api.search(api.load(run_file, overrides), runs=runs)
     if as_json:
         print_json(result.as_dict())
     else:
-        print_table(result.title, result.columns, result.rows)
+        print_fronts(result.document, result.measured)
+        print(
+            f"{len(result.picks)} candidates for fine-tuning in shortlist.json, on a front or close to it; fronts: {result.path}"
+        )

@@ -76,6 +76,7 @@ def front_figure(run: RunData, target: TargetData, identifier: str) -> str | Non
     if not points:
         return None
     traces = [_archive_trace(points, kind, name, options) for kind, name, options in _KINDS]
+    traces += [_bargains(points, target)]
     traces += [_measured_artifacts(target.artifacts)] if target.artifacts else []
     layout = _layout(f"Predicted latency ({target.unit})", "Validation accuracy (%)", 440)
     if target.max_ms is not None:
@@ -103,6 +104,14 @@ _KINDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 def _archive_trace(points: Sequence[Point], kind: str, name: str, options: dict[str, Any]) -> Any:
     chosen = [(point.latency_ms, 100 * point.accuracy) for point in points if point.kind == kind]
     return _scatter(chosen, name, **options) if chosen else None
+
+
+def _bargains(points: Sequence[Point], target: TargetData) -> Any:
+    """Return the members of ``front.json`` of high trade-off, or None."""
+    names = {member.get("id") for member in target.front.get("members") or [] if member.get("high_trade_off")}
+    chosen = [(point.latency_ms, 100 * point.accuracy) for point in points if names and point.identifier in names]
+    marker = {"color": GREEN, "size": 13, "symbol": "diamond-open", "line": {"width": 2}}
+    return _scatter(chosen, "High trade-off", marker=marker) if chosen else None
 
 
 def _measured_artifacts(artifacts: Sequence[ArtifactData]) -> Any:

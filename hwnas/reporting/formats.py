@@ -37,3 +37,10 @@ def format_seconds(value: Any) -> str:
 def format_bytes(value: int) -> str:
     """Return a size in kB or MB (powers of ten)."""
     return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
+
+
+def format_count(value: int) -> str:
+    """Return a count in thousands (k) or millions (M)."""
+    if value < 1e3:
+        return str(value)
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"

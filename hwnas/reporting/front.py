@@ -21,6 +21,7 @@ class Point:
     accuracy: float
     kind: str
     generation: int
+    identifier: str = ""
 
 
 def _number(value: Any) -> float | None:
@@ -44,12 +45,10 @@ def _point(record: dict[str, Any], target: TargetData, newest: int) -> Point | N
     accuracy = _number(record.get("accuracy"))
     if latency is None or accuracy is None:
         return None
-    own = [target.limit] if target.limit is not None else []
-    columns = [column for column in (*own, *range(target.shared, len(limits))) if column < len(limits)]
-    kind = "feasible" if all(limits[column] <= 0 for column in columns) else "over"
+    kind = "feasible" if all(limits[column] <= 0 for column in target.limits if column < len(limits)) else "over"
     if int(record.get("version") or 0) < newest:
         kind = "older"
-    return Point(latency, accuracy, kind, int(record.get("generation") or 0))
+    return Point(latency, accuracy, kind, int(record.get("generation") or 0), str(record.get("id", "")))
 
 
 def _mark_front(points: list[Point]) -> list[Point]:

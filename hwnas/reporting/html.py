@@ -12,6 +12,7 @@ from hwnas.errors import RunFolderError
 from hwnas.files import write_text
 from hwnas.reporting import figures
 from hwnas.reporting.formats import DASH, format_bytes, format_number, format_seconds, format_share
+from hwnas.reporting.front_table import COLUMNS, front_rows
 from hwnas.reporting.run_data import RunData, TargetData, read_run
 
 METRICS = {
@@ -63,6 +64,8 @@ def target_view(run: RunData, target: TargetData, index: int) -> dict[str, Any]:
         "data": target,
         "anchor": f"target-{index}",
         "front": figures.front_figure(run, target, f"front-{index}"),
+        "members": front_rows(target.name, target.front),
+        "member_columns": COLUMNS[:-1],
         "prediction": figures.prediction_figure(target, f"prediction-{index}"),
         "columns": columns,
         "rows": rows,

@@ -11,6 +11,7 @@ import yaml
 
 from hwnas.artifacts.manifest import Manifest, read_manifest
 from hwnas.errors import ArtifactError, ConfigError
+from hwnas.strategies.problem import sees
 from hwnas.targets import Target
 
 
@@ -35,9 +36,9 @@ class TargetData:
     Attributes:
         name: Target as text.
         budget: ``{"max_ms", "relative", "statistic"}`` of the run file, or None.
-        cost: Column of this target in the costs of archive members, or None.
-        limit: Column of its budget in the limits of archive members, or None.
-        shared: First limit column that belongs to no target and so to all.
+        cost: Column of this target's latency in the costs of archive members, or None.
+        limits: Columns of the limits of archive members that hold for this target.
+        front: Its part of ``front.json``, or empty.
         rows: Rows of its latency table.
         evaluation: Content of ``evaluation.json``, or empty.
         artifacts: Artifacts for this target.
@@ -46,8 +47,8 @@ class TargetData:
     name: str
     budget: dict[str, Any] | None
     cost: int | None
-    limit: int | None
-    shared: int
+    limits: tuple[int, ...]
+    front: dict[str, Any]
     rows: int
     evaluation: dict[str, Any]
     artifacts: tuple[ArtifactData, ...]
@@ -160,22 +161,37 @@ def _target_names(config: dict[str, Any], artifacts: tuple[ArtifactData, ...]) -
     return named
 
 
+@dataclass(frozen=True)
+class _Search:
+    """Costs, limits and targets of the search, in the order of archive members' columns, and its fronts by target."""
+
+    problem: dict[str, Any]
+    fronts: dict[str, Any]
+
+    @classmethod
+    def read(cls, reader: Reader) -> _Search:
+        identity = reader.mapping(reader.folder / "search_state.json").get("identity") or {}
+        fronts = reader.mapping(reader.folder / "front.json").get("targets") or {}
+        return cls(identity.get("problem") or {}, fronts)
+
+
 def _target(
     reader: Reader,
-    config: dict[str, Any],
+    search: _Search,
     named: dict[str, dict[str, Any] | None],
     name: str,
     artifacts: tuple[ArtifactData, ...],
 ) -> TargetData:
     tables = reader.folder / "tables" / name.replace("/", "--")
-    index = list(named).index(name)
-    limited = [target for target, budget in named.items() if budget]
+    problem = search.problem
+    costs, limits = problem.get("costs") or [], problem.get("limits") or []
+    targets, seen_by = problem.get("targets") or [], problem.get("seen_by") or {}
     return TargetData(
         name=name,
         budget=named[name],
-        cost=index if index < len(config.get("targets") or []) else None,
-        limit=limited.index(name) if name in limited else None,
-        shared=len(limited),
+        cost=costs.index(name) if name in costs else None,
+        limits=tuple(i for i, limit in enumerate(limits) if sees(name, limit[0], targets, seen_by)),
+        front=search.fronts.get(name, {}),
         rows=sum("encoding" in record for record in reader.lines(tables / "table.jsonl")),
         evaluation=reader.mapping(tables / "evaluation.json"),
         artifacts=tuple(artifact for artifact in artifacts if artifact.manifest.target == name),
@@ -189,7 +205,8 @@ def read_run(folder: Path) -> RunData:
     found = (reader.artifact(path) for path in _subfolders(folder / "artifacts"))
     artifacts = tuple(artifact for artifact in found if artifact is not None)
     named = _target_names(config, artifacts)
-    targets = tuple(_target(reader, config, named, name, artifacts) for name in named)
+    search = _Search.read(reader)
+    targets = tuple(_target(reader, search, named, name, artifacts) for name in named)
     return RunData(
         name=str(config.get("name") or folder.resolve().name),
         config=config,

@@ -89,9 +89,9 @@ def _short(value: float) -> str:
 def latency_row(target: Target, budget: Budget | None, found: Sequence[Measurement]) -> BudgetRow:
     """Return the row of a target's latency from the measurements of the three networks."""
     statistic = budget.statistic if budget else "p50"
-    failed = [m for m in found if m.failure is not None]
-    if failed:
-        return BudgetRow(f"latency {statistic}", str(target), "", None, None, str(failed[0].failure))
+    failures = [m.failure for m in found if m.failure is not None]
+    if failures:
+        return BudgetRow(f"latency {statistic}", str(target), "", None, None, ": ".join(failures[0]))
     smallest, median, largest = (m.value * m.percentiles[statistic] / m.percentiles["p50"] for m in found)
     limit = None if budget is None else budget.max_ms
     if budget is not None and budget.relative is not None:

@@ -17,6 +17,7 @@ from hwnas.reporting.html import write_report
 from hwnas.runs.budgets import problem_of
 from hwnas.runs.counted import check_counted
 from hwnas.runs.exporting import artifact_name, export_stage
+from hwnas.runs.fronts import FRONT, front_stage
 from hwnas.runs.profiling import profile_stage
 from hwnas.runs.replacing import replace_failed
 from hwnas.runs.searching import search_stage
@@ -109,9 +110,14 @@ class Pipeline:
         problem_of(self.run).check_budgets()
         self.trained()
         if (self.run.folder.path / SHORTLIST).exists():
-            return read_result(self.run.folder.search)
+            result = read_result(self.run.folder.search)
+            if not (self.run.folder.path / FRONT).exists():
+                front_stage(self.run, result)
+            return result
         with self._logged("search", False):
-            return search_stage(self.run)
+            result = search_stage(self.run)
+            front_stage(self.run, result)
+            return result
 
     def picked(self) -> tuple[SearchResult, list[Pick]]:
         """Measure the candidates of every target and choose the winners."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,13 @@ class View:
         return np.asarray((self.constraints(G) <= 0.0).all(axis=1))
 
 
+def sees(target: str, cost: str, targets: Sequence[str], seen_by: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a cost counts for a target: not the latency of another one, nor bytes of another precision."""
+    if cost in targets:
+        return cost == target
+    return target in seen_by.get(cost, (target,))
+
+
 @dataclass(frozen=True)
 class Problem:
     """A search space with costs and limits; accuracy is the one thing it cannot tell.
@@ -133,11 +140,11 @@ class Problem:
         return tuple(self._view(name, objectives) for name in self.targets or ("all",))
 
     def _view(self, name: str, objectives: tuple[str, ...]) -> View:
-        foreign = set(self.targets) - {name} | {cost for cost, seen in self.seen_by.items() if name not in seen}
+        own = {cost for cost in self.cost_names if sees(name, cost, self.targets, self.seen_by)}
         return View(
             name=name,
-            costs=tuple(i for i, cost in enumerate(self.cost_names) if cost in objectives and cost not in foreign),
-            limits=tuple(i for i, limit in enumerate(self.limits) if limit.cost not in foreign),
+            costs=tuple(i for i, cost in enumerate(self.cost_names) if cost in objectives and cost in own),
+            limits=tuple(i for i, limit in enumerate(self.limits) if limit.cost in own),
         )
 
     @property

@@ -146,6 +146,31 @@ def _artifact(folder: Path, identifier: str, manifest: Manifest, rng: np.random.
     write_json(artifact / "blocks.json", {"blocks": blocks})
 
 
+def _search(folder: Path) -> None:
+    """Write which columns costs and limits have, and the front of the second target."""
+    limits = [[target, budget, "ms"] for target, budget in zip(TARGETS, BUDGETS, strict=True)]
+    problem = {"costs": list(TARGETS), "targets": list(TARGETS), "limits": limits}
+    write_json(folder / "search_state.json", {"format": 1, "identity": {"problem": problem}})
+    lines = (folder / "archive.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    newest = [r for r in records if r["version"] == 1 and r["G"][1] <= 0][:3]
+    members = [
+        {
+            "id": record["id"],
+            "validation_accuracy": record["accuracy"],
+            "latency": {"value": record["costs"][1], "low": 0.95 * record["costs"][1], "high": record["upper"][1]},
+            "parameters": 203_111,
+            "macs": 4_321_000,
+            "peak_memory_bytes": 98_304,
+            "size_bytes": 812_444,
+            "margin": -record["G"][1],
+            "high_trade_off": index == 1,
+        }
+        for index, record in enumerate(newest)
+    ]
+    write_json(folder / "front.json", {"format": 1, "targets": {TARGETS[1]: {"unit": "ms", "members": members}}})
+
+
 def build_run(folder: Path) -> Path:
     rng = np.random.default_rng(3)
     config = RunConfig.model_validate(
@@ -161,6 +186,7 @@ def build_run(folder: Path) -> Path:
     folder.mkdir()
     (folder / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     _archive(folder, rng)
+    _search(folder)
     _tables(folder, rng)
     history = Journal(folder / "search_history.jsonl")
     for iteration in range(7):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -13,8 +14,9 @@ from reporting_support import BUDGETS, TARGETS, manifest_for
 from rich.console import Console
 
 from hwnas.errors import RunFolderError
-from hwnas.reporting.formats import DASH, format_bytes, format_number, format_seconds, format_share
+from hwnas.reporting.formats import DASH, format_bytes, format_count, format_number, format_seconds, format_share
 from hwnas.reporting.front import points_of
+from hwnas.reporting.front_table import print_fronts
 from hwnas.reporting.html import write_report
 from hwnas.reporting.run_data import read_run
 from hwnas.reporting.tables import print_manifests
@@ -161,6 +163,58 @@ def test_other_formats() -> None:
     assert format_share(None) == DASH
     assert [format_seconds(value) for value in (3.21, 75, 7260, None)] == ["3.2 s", "1 min 15 s", "2 h 01 min", DASH]
     assert [format_bytes(value) for value in (1500, 2_500_000)] == ["1.5 kB", "2.50 MB"]
+    assert [format_count(value) for value in (999, 1500, 2_500_000)] == ["999", "1.5 k", "2.50 M"]
+
+
+def test_the_front_of_a_target_is_a_table_and_bargains_are_marked_in_the_plot(page: str) -> None:
+    text = body(page)
+    assert text.count("<h3>Front</h3>") == 1
+    first, second = (text[text.index(f'id="target-{i}"') :] for i in (0, 1))
+    assert "<h3>Front</h3>" not in first[: first.index('id="target-1"')]
+    table = second[second.index("<h3>Front</h3>") : second.index("<h3>Latency model</h3>")]
+    assert table.count("<tr>") == 4
+    assert table.count("high trade-off") == 1
+    for cell in ("203.1 k", "4.32 M", "98.3 kB", "812.4 kB"):
+        assert table.count(cell) == 3
+    assert text.count('"name":"High trade-off"') == 1
+
+
+def test_limits_of_a_precision_are_held_against_the_targets_of_that_precision_only(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run_folder, folder)
+    state = json.loads((folder / "search_state.json").read_text())
+    problem = state["identity"]["problem"]
+    problem["costs"] += ["size_bytes-fp32", "size_bytes-int8"]
+    problem["limits"] = [["size_bytes-fp32", 1.0, "bytes"], ["size_bytes-int8", 1.0, "bytes"], ["macs", 1.0, "MACs"]]
+    problem["seen_by"] = {"size_bytes-fp32": [TARGETS[0]], "size_bytes-int8": [TARGETS[1]]}
+    (folder / "search_state.json").write_text(json.dumps(state))
+    records = [
+        {"encoding": [i], "accuracy": 0.5, "costs": [1.0, 1.0], "G": G, "version": 0}
+        for i, G in enumerate([[-1, 1, -1], [1, -1, -1], [-1, -1, 1]])
+    ]
+    (folder / "archive.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    run = read_run(folder)
+    kinds = [[point.kind for point in points_of(run.archive, target)] for target in run.targets]
+    assert kinds == [["front", "over", "over"], ["over", "front", "over"]]
+
+
+def test_the_terminal_shows_the_fronts_of_all_targets(run_folder: Path) -> None:
+    stream = io.StringIO()
+    document = json.loads((run_folder / "front.json").read_text())
+    member = document["targets"][TARGETS[1]]["members"][0]
+    print_fronts(document, {(TARGETS[1], member["id"]): {"value": 0.512}}, Console(file=stream, width=170))
+    text = stream.getvalue()
+    latency = member["latency"]
+    for word in (
+        "high trade-off",
+        "candidate, measured 0.512 ms",
+        format_number(latency["high"]),
+        "4.32 M",
+        TARGETS[1],
+    ):
+        assert word in text
 
 
 def test_the_terminal_table_holds_accuracy_latency_budget_and_verdict() -> None:
