@@ -117,14 +117,15 @@ def test_hypervolume_of_many_objectives_agrees_with_counting_random_points(objec
     assert 0.01 < found < 0.99
 
 
-def test_a_front_of_300_in_five_objectives_is_measured_at_once() -> None:
+@pytest.mark.parametrize("objectives", [4, 6])
+def test_the_hypervolume_of_a_front_of_300_is_no_matter_of_time(objectives: int) -> None:
     rng = np.random.default_rng(0)
-    F = np.abs(rng.normal(size=(300, 5)))
+    F = np.abs(rng.normal(size=(300, objectives)))
     F = np.clip(1.0 - F / np.linalg.norm(F, axis=1, keepdims=True), 0.0, 0.999)
     G, start = np.empty((300, 0)), time.perf_counter()
     assert len(non_dominated(F, G)) == 300
-    assert 0.0 < normalised_hypervolume(F, G, np.ones(5)) < 1.0
-    assert time.perf_counter() - start < 2.0
+    assert 0.0 < normalised_hypervolume(F, G, np.ones(objectives)) < 1.0
+    assert time.perf_counter() - start < 5.0
 
 
 def test_points_behind_the_reference_count_nothing() -> None:
