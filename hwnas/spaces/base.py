@@ -34,6 +34,11 @@ class Block:
 class Architecture(ABC):
     """One immutable point of a space. Implementations are frozen, hashable dataclasses."""
 
+    @property
+    def encodable(self) -> bool:
+        """Whether an encoding stands for it; what post-processing makes of a network need not have one."""
+        return True
+
     @abstractmethod
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON data that names every choice."""

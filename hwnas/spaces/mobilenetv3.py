@@ -6,7 +6,9 @@ encoding, sampling and "fill" repair: Sarti et al., "NATv2" (2023).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from hwnas.spaces.graph import Layer, LayerGraph
 from hwnas.spaces.mobilenetv3_checks import check_architecture, read_architecture
 from hwnas.spaces.mobilenetv3_codes import LayerCodes
 from hwnas.spaces.mobilenetv3_layers import block_layers
-from hwnas.spaces.mobilenetv3_plan import BlockPlan, MobileNetV3Architecture, plan_exits, plan_network
+from hwnas.spaces.mobilenetv3_plan import BlockPlan, MobileNetV3Architecture, plan_network
 from hwnas.spaces.mobilenetv3_settings import MobileNetV3Settings, Stage, read_settings
 
 __all__ = ["MobileNetV3Architecture", "MobileNetV3Space"]
@@ -143,9 +145,13 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         """Return the canonical encoding, shape ``[n_genes]``.
 
         Raises:
-            SpaceError: The architecture is not of this space.
+            SpaceError: The architecture is not of this space, or it has several exits.
         """
         check_architecture(self, architecture)
+        if not architecture.encodable:
+            raise SpaceError(
+                f"a network with the exits {list(architecture.exits)} has no encoding; those searched have one."
+            )
         codes = self._bounds[0][len(self._fixed) :].reshape(self._layer_shape).copy()
         codes[: len(architecture.kernels)] = 0
         for stage, layers in enumerate(architecture.layers):
@@ -199,22 +205,38 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         check_architecture(self, architecture)
         return plan_network(self._settings, architecture)
 
-    def plan_exits(self, architecture: MobileNetV3Architecture) -> tuple[BlockPlan, ...]:
-        """Return a head per stage, ``exits.0`` first, for the network that keeps every exit up to its own.
+    def with_exits(
+        self, architecture: MobileNetV3Architecture, kept: Sequence[int] | None = None
+    ) -> MobileNetV3Architecture:
+        """Return the network that speaks with several exits, the stages behind the last of them dropped.
+
+        Args:
+            architecture: A network of this space.
+            kept: Numbers of the exits, ascending, from 1 to the architecture's last stage; None: all of them. With a single
+                one it is an ordinary network.
 
         Raises:
-            SpaceError: The architecture is not of this space, or the space has no early exits.
+            SpaceError: The architecture is not of this space, an exit is not among its stages, or the space has no early
+                exits.
         """
         check_architecture(self, architecture)
         if not self.early:
             raise SpaceError(f"space {self.name} has one exit; early exits need the setting exits: early.")
-        return plan_exits(self._settings, architecture)
+        numbers = tuple(range(1, len(architecture.kernels) + 1)) if kept is None else tuple(kept)
+        if not numbers or numbers[-1] > len(architecture.kernels):
+            raise SpaceError(f"exits {list(numbers)}: the network has those from 1 to {len(architecture.kernels)}.")
+        parts = {name: getattr(architecture, name)[: numbers[-1]] for name in ("kernels", "expands", "branches")}
+        exits = numbers if len(numbers) > 1 else ()
+        changed = dataclasses.replace(architecture, **parts, exits=exits)
+        check_architecture(self, changed)
+        return changed
 
     def blocks(self, architecture: MobileNetV3Architecture) -> tuple[Block, ...]:
         """Return ``stem``, ``first``, every layer present (``stages.S.P``) and ``head``, in order of execution.
 
         A layer's block holds the sum of its branches and the dense skips that are added to its output, so that its key
-        depends on no other layer; the head is that of the exit the network ends with.
+        depends on no other layer; the head is that of the exit the network ends with. Of several exits (``exits.S``) each
+        holds the addition of its logits to those of the exits before it.
         """
         return tuple(Block(plan.name, plan.key) for plan in self.plan(architecture))
 
@@ -222,11 +244,17 @@ class MobileNetV3Space(SearchSpace[MobileNetV3Architecture]):
         """Return the network as the runtime sees it, batch normalisation folded."""
         side = architecture.resolution
         layers = [Layer("input", "input", (), (self.in_channels, side, side), "stem")]
+        source, logits = layers[0].name, ""
         outputs: dict[int | None, list[str]] = {}
         for plan in self.plan(architecture):
+            if plan.op == "head":
+                layers += block_layers(plan, source, (logits,) * plan.skips)
+                logits = layers[-1].name
+                continue
             earlier = outputs.setdefault(plan.stage, [])
-            layers += block_layers(plan, layers[-1].name, tuple(earlier[: plan.skips]))
+            layers += block_layers(plan, source, tuple(earlier[: plan.skips]))
             earlier.append(layers[-1 - plan.skips].name)
+            source = layers[-1].name
         return LayerGraph(tuple(layers))
 
     @functools.cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from hwnas.errors import SpaceError
@@ -24,7 +25,10 @@ def read_architecture(space: MobileNetV3Space, value: dict[str, Any]) -> MobileN
         branches: tuple[tuple[int, ...], ...] = ()
         if space.parallel:
             branches = tuple(tuple(read_branches(layer) for layer in stage["branches"]) for stage in value["stages"])
-        return MobileNetV3Architecture(int(value["resolution"]), float(value["width"]), kernels, expands, branches)
+        exits = tuple(int(number) for number in value.get("exits", ()))
+        return MobileNetV3Architecture(
+            int(value["resolution"]), float(value["width"]), kernels, expands, branches, exits
+        )
     except (KeyError, TypeError, ValueError) as error:
         parts = "kernels, expands and branches" if space.parallel else "kernels and expands"
         raise SpaceError(
@@ -58,3 +62,25 @@ def check_architecture(space: MobileNetV3Space, architecture: MobileNetV3Archite
     for what, value, allowed in checks:
         if value not in allowed:
             raise SpaceError(f"{what} {value!r} is not in space {space.name}; allowed: {list(allowed)}.")
+    check_exits(space, architecture)
+
+
+def check_exits(space: MobileNetV3Space, architecture: MobileNetV3Architecture) -> None:
+    """Raise unless the exits an architecture names are none, or several of the space's that end with its last stage.
+
+    Raises:
+        SpaceError: They are something else.
+    """
+    exits, last = architecture.exits, len(architecture.kernels)
+    if not exits:
+        return
+    ascending = all(a < b for a, b in itertools.pairwise(exits))
+    if not space.early or len(exits) < 2 or not ascending or exits[0] < 1 or exits[-1] != last:
+        raise SpaceError(
+            f"exits {list(exits)} of a network of {last} stages: in space {space.name} "
+            + (
+                f"they must be several, ascending from 1 on, the last one {last}."
+                if space.early
+                else "there is but one."
+            )
+        )

@@ -34,6 +34,11 @@ class _Writer:
         shape = (self.channels,) if op == "flatten" else (self.channels, self.side, self.side)
         self._add(Layer(f"{self.block}.{path}", op, (self.source, *others), shape, self.block))
 
+    def add(self, path: str, other: str) -> None:
+        """Add ``other`` to the last layer, maps or features."""
+        shape = self.layers[-1].shape
+        self._add(Layer(f"{self.block}.{path}", "add", (self.source, other), shape, self.block))
+
     def pool(self, path: str) -> None:
         self.side = 1
         self.simple(path, "global_pool")
@@ -73,7 +78,8 @@ def block_layers(plan: BlockPlan, source: str, skipped: tuple[str, ...] = ()) ->
     Args:
         plan: The block.
         source: The layer it reads.
-        skipped: Outputs of earlier layers of its stage that are added in the end, as many as ``plan.skips``.
+        skipped: Outputs that are added in the end, as many as ``plan.skips``: of earlier layers of its stage, or the sum of
+            earlier exits' logits.
     """
     writer = _Writer(plan.name, source, plan.in_channels, plan.side)
     if plan.op == "stem":
@@ -86,7 +92,7 @@ def block_layers(plan: BlockPlan, source: str, skipped: tuple[str, ...] = ()) ->
     else:
         _write_bottleneck(writer, plan, source)
     for index, earlier in enumerate(skipped):
-        writer.simple(f"skips.{index}", "add", earlier)
+        writer.add(f"skips.{index}", earlier)
     return tuple(writer.layers)
 
 

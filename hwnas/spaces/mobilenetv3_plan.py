@@ -44,6 +44,8 @@ class MobileNetV3Architecture(Architecture):
         expands: Expansion ratio of every layer present, one tuple per stage.
         branches: Which branches of every layer present are on, as bits, one tuple per stage (parallel blocks only); a
             layer without the bottleneck branch names the smallest kernel and expansion, which then decide nothing.
+        exits: Numbers of the exits whose logits are summed, ascending, the network's last stage among them; empty where it
+            speaks with its own exit alone, as every network that is searched does.
     """
 
     resolution: int
@@ -51,6 +53,12 @@ class MobileNetV3Architecture(Architecture):
     kernels: tuple[tuple[int, ...], ...]
     expands: tuple[tuple[float, ...], ...]
     branches: tuple[tuple[int, ...], ...] = ()
+    exits: tuple[int, ...] = ()
+
+    @property
+    def encodable(self) -> bool:
+        """Whether an encoding stands for it: with one exit."""
+        return not self.exits
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -72,7 +80,8 @@ class MobileNetV3Architecture(Architecture):
         ]
         for stage, branches in zip(stages, self.branches, strict=False):
             stage["branches"] = [spell_branches(layer) for layer in branches]
-        return {"resolution": self.resolution, "width": self.width, "stages": stages}
+        kept = {"exits": list(self.exits)} if self.exits else {}
+        return {"resolution": self.resolution, "width": self.width, "stages": stages, **kept}
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,8 @@ class BlockPlan:
         residual: Whether the input is added to the output (of the bottleneck, in a parallel block).
         classes: Classes of the classifier (head only, else 0).
         branches: Branches that are on, as bits (parallel only, else 0); without the bottleneck, what belongs to it is 0.
-        skips: How many outputs of earlier layers of the stage, from its first on, are added to this layer's.
+        skips: How many outputs of earlier layers of the stage, from its first on, are added to this layer's; 1 in a head to
+            which the sum of the earlier exits' logits is added.
         exit: Number of an early exit, from 1 (head only, else 0).
     """
 
@@ -143,7 +153,10 @@ class BlockPlan:
 
 
 def plan_network(settings: MobileNetV3Settings, architecture: MobileNetV3Architecture) -> tuple[BlockPlan, ...]:
-    """Return the blocks of an architecture in order of execution: stem, first block, layers present, head."""
+    """Return the blocks of an architecture in order of execution: stem, first block, layers present, head.
+
+    Of several exits each head follows its stage.
+    """
     width, side = architecture.width, architecture.resolution
     stem, first = make_divisible(settings.stem_channels * width), make_divisible(settings.first_channels * width)
     plans = [
@@ -151,17 +164,16 @@ def plan_network(settings: MobileNetV3Settings, architecture: MobileNetV3Archite
     ]
     side = plans[-1].out_side
     plans.append(BlockPlan("first", "separable", stem, stem, first, 3, 1, "relu", 0, side, stem == first))
+    last = plans[-1]
     for index in range(len(architecture.kernels)):
-        plans += _plan_stage(settings, architecture, index, plans[-1].out_channels, plans[-1].out_side)
-    plans.append(_plan_head(settings, width, "head", plans[-1]))
+        plans += _plan_stage(settings, architecture, index, last.out_channels, last.out_side)
+        last = plans[-1]
+        if index + 1 in architecture.exits:
+            head = _plan_head(settings, width, f"exits.{index}", last)
+            plans.append(dataclasses.replace(head, skips=int(index + 1 > architecture.exits[0])))
+    if not architecture.exits:
+        plans.append(_plan_head(settings, width, "head", last))
     return tuple(plans)
-
-
-def plan_exits(settings: MobileNetV3Settings, architecture: MobileNetV3Architecture) -> tuple[BlockPlan, ...]:
-    """Return the heads of an architecture that keeps every exit up to its own, named ``exits.0``, ``exits.1``, ..."""
-    layers = [plan for plan in plan_network(settings, architecture) if plan.stage is not None]
-    lasts = {plan.stage: plan for plan in layers}
-    return tuple(_plan_head(settings, architecture.width, f"exits.{stage}", last) for stage, last in lasts.items())
 
 
 def _plan_head(settings: MobileNetV3Settings, width: float, name: str, last: BlockPlan) -> BlockPlan:

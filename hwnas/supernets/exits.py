@@ -6,16 +6,15 @@ the output the weighted sum of their logits; OFAv2 and NATv2 teach with that out
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hwnas.config import ExitWeights
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.spaces.mobilenetv3_plan import MobileNetV3Architecture
-from hwnas.supernets.modules import make_block
-from hwnas.supernets.static import StaticNetwork
+from hwnas.supernets.static import StaticNetwork, network_from_tensors
 
 
 def exit_weights(kind: ExitWeights, count: int) -> tuple[float, ...]:
@@ -31,25 +30,32 @@ def exit_weights(kind: ExitWeights, count: int) -> tuple[float, ...]:
 
 
 class ExitNetwork(StaticNetwork):
-    """The network of an architecture with every exit up to its own, at ``exits.0``, ``exits.1``, ...
+    """The network of an architecture whose exits each have a weight in the output: what is trained, and what teaches.
 
     Args:
         space: The space the architecture belongs to; it has early exits.
-        architecture: What the network is.
-        weights: How the output weighs the exits' logits.
+        architecture: What the network is, its exits among it.
+        weights: Share of each exit's logits in the output, first exit first.
     """
 
     def __init__(
-        self, space: MobileNetV3Space, architecture: MobileNetV3Architecture, weights: ExitWeights = "ascending"
+        self, space: MobileNetV3Space, architecture: MobileNetV3Architecture, weights: Sequence[float]
     ) -> None:
         super().__init__(space, architecture)
-        del self.head
-        self.exits = nn.ModuleList(make_block(plan) for plan in space.plan_exits(architecture))
-        self.weights = exit_weights(weights, len(self.exits))
+        self.weights = tuple(weights)
 
-    def exit_logits(self, x: Tensor) -> list[Tensor]:
-        """Return the logits ``[b, classes]`` of every exit, first exit first."""
-        return [head(output) for head, output in zip(self.exits, self.stage_outputs(x), strict=True)]
+    @torch.no_grad()
+    def merged(self) -> StaticNetwork:
+        """Return a network that computes the same as a plain sum: the weights are in its classifiers, as in the layer graph.
+
+        It shares all other tensors with this one.
+        """
+        tensors = dict(self.state_dict())
+        for number, weight in zip(self.architecture.exits, self.weights, strict=True):
+            for name in ("weight", "bias"):
+                path = f"exits.{number - 1}.classifier.{name}"
+                tensors[path] = tensors[path] * weight
+        return network_from_tensors(self.space, self.architecture, tensors).train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``[b, c, r, r]`` to the weighted sum of the exits' logits, ``[b, classes]``."""
@@ -61,7 +67,7 @@ def exit_network_from_tensors(
     space: MobileNetV3Space,
     architecture: MobileNetV3Architecture,
     tensors: Mapping[str, Tensor],
-    weights: ExitWeights,
+    weights: Sequence[float],
 ) -> ExitNetwork:
     """Return the network of several exits that owns ``tensors`` (state-dict names), without a copy."""
     with torch.device("meta"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
 from hwnas.spaces.mobilenetv3_plan import BlockPlan
 from hwnas.supernets.base import Supernet
 from hwnas.supernets.elastic import ElasticBottleneck, ElasticLayer, make_elastic
-from hwnas.supernets.exits import ExitNetwork, exit_network_from_tensors
+from hwnas.supernets.exits import ExitNetwork, exit_network_from_tensors, exit_weights
 from hwnas.supernets.modules import initialise, make_block
 from hwnas.supernets.sorting import sort_bottleneck
 from hwnas.supernets.static import StaticNetwork, network_from_tensors
@@ -37,30 +38,35 @@ class Engine(nn.Module):
                 self.add_module(plan.name, make_block(plan))
         self.stages = nn.ModuleList(nn.ModuleList(blocks) for blocks in stages)
         if space.early:
-            self.exits = nn.ModuleList(make_block(plan) for plan in space.plan_exits(widest))
+            heads = (plan for plan in space.plan(space.with_exits(widest)) if plan.op == "head")
+            self.exits = nn.ModuleList(make_block(plan) for plan in heads)
 
     def block(self, plan: BlockPlan) -> nn.Module:
         """Return the module that holds the weights of a block."""
         return self.get_submodule(f"exits.{plan.exit - 1}" if plan.exit else plan.name)
 
     def run(self, x: Tensor, plans: tuple[BlockPlan, ...]) -> Tensor:
-        """Run the network of ``plans`` on images ``[b, c, h, w]``."""
-        return self.run_exits(x, plans[:-1], plans[-1:])[0]
+        """Run the network of ``plans`` on images ``[b, c, h, w]``; the logits of several exits are summed."""
+        first, *others = self.run_exits(x, plans)
+        return sum(others, start=first)
 
-    def run_exits(self, x: Tensor, trunk: tuple[BlockPlan, ...], heads: tuple[BlockPlan, ...]) -> list[Tensor]:
-        """Run a trunk on images ``[b, c, h, w]`` and each head on the end of its stage; returns their logits."""
-        ends: dict[int | None, Tensor] = {}
+    def run_exits(self, x: Tensor, plans: tuple[BlockPlan, ...]) -> list[Tensor]:
+        """Run the network of ``plans`` on images ``[b, c, h, w]``; returns the logits of each of its heads."""
+        logits: list[Tensor] = []
         outputs: list[Tensor] = []  # of the layers of the present stage, before their skips
-        for plan in trunk:
-            if plan.stage not in ends:
-                outputs = []
+        stage: int | None = None
+        for plan in plans:
             block = self.block(plan)
+            if plan.op == "head":
+                logits.append(block(x))
+                continue
+            if plan.stage != stage:
+                stage, outputs = plan.stage, []
             x = block.run(x, plan) if isinstance(block, ElasticLayer) else block(x)
             outputs.append(x)
             for earlier in outputs[: plan.skips]:
                 x = x + earlier
-            ends[plan.stage] = x
-        return [self.block(head)(ends[head.exit - 1] if head.exit else x) for head in heads]
+        return logits
 
     def tensors(self, plans: tuple[BlockPlan, ...]) -> dict[str, Tensor]:
         """Return views of the tensors of the network of ``plans`` by their names in the static network."""
@@ -115,8 +121,8 @@ class MobileNetV3Supernet(Supernet[MobileNetV3Architecture]):
 
     def exit_logits(self, x: Tensor) -> list[Tensor]:
         """Run the active architecture with every exit up to its own; returns logits ``[b, classes]``, first exit first."""
-        heads = self.space.plan_exits(self._active)
-        return self._engine(self._active).run_exits(x, self._plans[:-1], heads)
+        plans = self.space.plan(self.space.with_exits(self._active))
+        return self._engine(self._active).run_exits(x, plans)
 
     @torch.no_grad()
     def extract(self, architecture: MobileNetV3Architecture) -> StaticNetwork:
@@ -129,24 +135,26 @@ class MobileNetV3Supernet(Supernet[MobileNetV3Architecture]):
         return network_from_tensors(self.space, architecture, tensors).train(self.training)
 
     @torch.no_grad()
-    def extract_exits(self, architecture: MobileNetV3Architecture, weights: ExitWeights) -> ExitNetwork:
-        """Return a static network like :meth:`extract` that keeps every exit up to the architecture's own.
+    def extract_exits(self, architecture: MobileNetV3Architecture, weights: Sequence[float]) -> ExitNetwork:
+        """Return a static network like :meth:`extract` whose output weighs the logits of its exits.
 
         Args:
-            architecture: What to extract.
-            weights: How its output weighs the exits' logits.
+            architecture: What to extract; it has several exits (``space.with_exits``).
+            weights: Share of each exit in the output.
 
         Raises:
-            SpaceError: The architecture is not of the space, or the space has no early exits.
+            SpaceError: The architecture is not of the space.
         """
-        plans = (*self.space.plan(architecture)[:-1], *self.space.plan_exits(architecture))
-        network = exit_network_from_tensors(self.space, architecture, self._copies(architecture, plans), weights)
-        return network.train(self.training)
+        tensors = self._copies(architecture, self.space.plan(architecture))
+        return exit_network_from_tensors(self.space, architecture, tensors, weights).train(self.training)
 
     def teacher(self, exit_ensemble: ExitWeights = "ascending") -> StaticNetwork:
         """Return the largest network; with early exits it keeps all, and its output is their weighted logits."""
         largest = self.space.largest
-        return self.extract_exits(largest, exit_ensemble) if self.space.early else self.extract(largest)
+        if not self.space.early:
+            return self.extract(largest)
+        largest = self.space.with_exits(largest)
+        return self.extract_exits(largest, exit_weights(exit_ensemble, len(largest.exits)))
 
     def _copies(self, architecture: MobileNetV3Architecture, plans: tuple[BlockPlan, ...]) -> dict[str, Tensor]:
         tensors = self._engine(architecture).tensors(plans)

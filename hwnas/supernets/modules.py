@@ -200,7 +200,9 @@ class Mix(nn.Module):
 
 
 class Head(nn.Module):
-    """Final expansion, global average pool, feature mix, classifier."""
+    """Final expansion, global average pool, feature mix, classifier; the sum with earlier exits where the plan has one."""
+
+    skips: nn.ModuleList | None
 
     def __init__(self, plan: BlockPlan) -> None:
         super().__init__()
@@ -209,11 +211,16 @@ class Head(nn.Module):
         self.mix = Mix(plan.mid_channels, plan.out_channels)
         self.flatten = nn.Flatten()
         self.classifier = nn.Linear(plan.out_channels, plan.classes)
+        self.skips = nn.ModuleList([Add()]) if plan.skips else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[b, c, h, w]`` to logits ``[b, classes]``."""
+    def forward(self, x: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """Map ``[b, c, h, w]`` to logits ``[b, classes]``, with the sum of the ``earlier`` exits' logits added if given."""
         logits: Tensor = self.classifier(self.flatten(self.mix(self.pool(self.expand(x)))))
-        return logits
+        if earlier is None:
+            return logits
+        assert self.skips is not None
+        summed: Tensor = self.skips[0](logits, earlier)
+        return summed
 
 
 def make_block(plan: BlockPlan) -> nn.Module:

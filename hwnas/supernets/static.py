@@ -19,7 +19,8 @@ FloatArray = NDArray[np.float32]
 class StaticNetwork(nn.Module):
     """The network of one architecture.
 
-    Every layer ``L`` of ``space.graph(architecture)`` but the input is computed by the module at path ``L``.
+    Every layer ``L`` of ``space.graph(architecture)`` but the input is computed by the module at path ``L``. Of several exits
+    the head of exit ``n`` is at ``exits.{n - 1}``, and the output is the sum of their logits.
 
     Attributes:
         space: The space the architecture belongs to.
@@ -31,12 +32,18 @@ class StaticNetwork(nn.Module):
         self.space = space
         self.architecture = architecture
         stages: list[list[nn.Module]] = [[] for _ in architecture.kernels]
+        exits: dict[str, nn.Module] = {}
         for plan in space.plan(architecture):
+            block = make_block(plan)
             if plan.stage is not None:
-                stages[plan.stage].append(make_block(plan))
+                stages[plan.stage].append(block)
+            elif plan.name in ("stem", "first", "head"):
+                self.add_module(plan.name, block)
             else:
-                self.add_module(plan.name, make_block(plan))
+                exits[plan.name.rpartition(".")[2]] = block
         self.stages = nn.ModuleList(nn.ModuleList(blocks) for blocks in stages)
+        if exits:
+            self.exits = nn.ModuleDict(exits)
 
     def stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the output ``[b, c, h, w]`` of every stage on images ``[b, c, r, r]``."""
@@ -48,10 +55,21 @@ class StaticNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``[b, c, r, r]`` to logits ``[b, classes]``; any side of at least one pixel runs."""
-        for output in self.stage_outputs(x):
+        logits: Tensor | None = None
+        for number, output in enumerate(self.stage_outputs(x), start=1):
             x = output
-        logits: Tensor = self.get_submodule("head")(x)
+            if number in self.architecture.exits:
+                logits = self.exits[str(number - 1)](x, logits)
+        if logits is None:
+            logits = self.get_submodule("head")(x)
         return logits
+
+    def exit_logits(self, x: Tensor) -> list[Tensor]:
+        """Return the logits ``[b, classes]`` of every exit the network has, first exit first."""
+        if not self.architecture.exits:
+            return [self(x)]
+        outputs = enumerate(self.stage_outputs(x), start=1)
+        return [self.exits[str(number - 1)](output) for number, output in outputs if number in self.architecture.exits]
 
 
 def build_network(space: MobileNetV3Space, architecture: MobileNetV3Architecture, seed: int = 0) -> StaticNetwork:

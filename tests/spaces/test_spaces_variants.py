@@ -181,7 +181,7 @@ def test_dense_stages_add_the_outputs_before_the_last_two() -> None:
 
 def test_exits_have_the_published_widths() -> None:
     space = MobileNetV3Space(exits="early", widths=[1.0])
-    heads = space.plan_exits(space.largest)
+    heads = [plan for plan in space.plan(space.with_exits(space.largest)) if plan.op == "head"]
     assert [(head.mid_channels, head.out_channels) for head in heads] == [
         (144, 192), (240, 320), (480, 640), (672, 896), (960, 1280)
     ]  # fmt: skip
@@ -249,4 +249,45 @@ def test_foreign_architectures_are_refused() -> None:
     with pytest.raises(SpaceError, match="number of stages with branches"):
         space.encode(base.largest)
     with pytest.raises(SpaceError, match="exits: early"):
-        base.plan_exits(base.largest)
+        base.with_exits(base.largest)
+    with pytest.raises(SpaceError, match="there is but one"):
+        base.from_dict({**base.largest.as_dict(), "exits": [4, 5]})
+    for exits in ([5], [1, 4], [3, 3, 5], [0, 5], [2, 6]):
+        with pytest.raises(SpaceError, match=r"must be several, ascending from 1 on, the last one 5"):
+            space.from_dict({**value, "exits": exits})
+    for kept in ((), (6,), (0,), (2, 1)):
+        with pytest.raises(SpaceError, match=r"exits|stages"):
+            space.with_exits(space.largest, kept)
+    with pytest.raises(SpaceError, match="has no encoding"):
+        space.encode(space.with_exits(space.largest))
+
+
+@by_variant
+def test_a_network_of_several_exits_is_its_trunk_and_their_heads(variant: tuple[str, str]) -> None:
+    space = OFA[variant]
+    if not space.early:
+        assert space.largest.encodable
+        return
+    for row in space.sample(np.random.default_rng(5), 20):
+        architecture = space.decode(row)
+        last = len(architecture.kernels)
+        every = space.with_exits(architecture)
+        assert every.exits == (tuple(range(1, last + 1)) if last > 1 else ())
+        assert space.with_exits(every, [last]) == architecture
+        assert space.from_dict(json.loads(json.dumps(every.as_dict()))) == every
+        single = [space.graph(space.with_exits(architecture, [exit])) for exit in range(1, last + 1)]
+        kept = sorted({1, last})
+        heads = [sum(layer.macs for layer in graph.layers if layer.block == "head") for graph in single]
+        pruned = space.graph(space.with_exits(architecture, kept))
+        trunk = single[-1].macs - heads[-1]
+        assert space.graph(every).macs == trunk + sum(heads)
+        assert pruned.macs == trunk + sum(heads[exit - 1] for exit in kept)
+        blocks = [block.name for block in space.blocks(space.with_exits(architecture, kept))]
+        assert blocks == list(dict.fromkeys(layer.block for layer in pruned.layers))
+        if last > 1:
+            sums = [
+                layer for layer in space.graph(every).layers if layer.name.startswith("exits") and layer.op == "add"
+            ]
+            assert len(sums) == last - 1
+            assert space.graph(every).layers[-1] == sums[-1]
+            assert all(layer.shape == (space.classes,) for layer in sums)

@@ -59,11 +59,38 @@ def test_extraction_computes_what_the_supernet_computes(variant: tuple[str, str]
         logits = supernet(x)
         assert torch.allclose(supernet.extract(architecture)(x), logits, atol=1e-5)
         if space.early:
-            exits = supernet.extract_exits(architecture, "uniform")
+            several = space.with_exits(architecture)
             every = supernet.exit_logits(x)
             assert torch.equal(every[-1], logits)
             assert len(every) == len(architecture.kernels)
-            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(exits.exit_logits(x), every, strict=True))
+            found = supernet.extract(several).exit_logits(x)
+            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, every, strict=True))
+            supernet.set_active(several)
+            assert torch.allclose(supernet(x), sum(every), atol=1e-5)
+            assert torch.allclose(supernet.extract(several)(x), sum(every), atol=1e-5)
+
+
+@torch.no_grad()
+def test_merged_weights_change_nothing_but_the_classifiers() -> None:
+    supernet = disturbed(space_of(("dense-parallel", "early")))
+    space = supernet.space
+    x = images(space)
+    weights = (0.7, 0.3)
+    for index, head in enumerate(supernet.engines[0].exits):
+        head.classifier.bias.uniform_(1, 2, generator=torch.Generator().manual_seed(index))
+    network = supernet.extract_exits(space.with_exits(space.largest, [1, 3]), weights)
+    before = network(x)
+    first, last = network.exit_logits(x)
+    merged = network.merged()
+    assert torch.allclose(before, 0.7 * first + 0.3 * last, atol=1e-6)
+    assert torch.allclose(merged(x), before, atol=1e-5)
+    assert torch.equal(network(x), before)
+    state = network.state_dict()
+    changed = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, state[name])}
+    assert changed == {f"exits.{index}.classifier.{name}" for index in (0, 2) for name in ("weight", "bias")}
+    assert set(folded_weights(merged)) == {
+        layer.name for layer in space.graph(network.architecture).layers if layer.weight_shape
+    }
 
 
 @torch.no_grad()
@@ -134,9 +161,10 @@ def test_a_network_holds_nothing_of_the_stages_behind_its_exit(blocks: str) -> N
         names = set(supernet.extract(architecture).state_dict())
         assert {name.split(".")[1] for name in names if name.startswith("stages.")} == {str(i) for i in range(last)}
         kept = {name for name in names if not name.startswith("head.")}
-        several = set(supernet.extract_exits(architecture, "ascending").state_dict())
+        several = set(supernet.extract(space.with_exits(architecture)).state_dict())
         assert kept < several
-        assert {name.split(".")[1] for name in several - kept} == {str(i) for i in range(last)}
+        if last > 1:
+            assert {name.split(".")[1] for name in several - kept} == {str(i) for i in range(last)}
         assert set(folded_weights(supernet.extract(architecture))) == {
             layer.name for layer in space.graph(architecture).layers if layer.weight_shape
         }
@@ -162,7 +190,7 @@ def test_the_teacher_speaks_with_all_exits() -> None:
     single = disturbed(space_of(("base", "single")))
     assert torch.allclose(single.teacher("descending")(x), single(x), atol=1e-5)
     with pytest.raises(SpaceError, match="exits: early"):
-        single.extract_exits(single.space.largest, "uniform")
+        single.space.with_exits(single.space.largest)
 
 
 def test_all_exits_train_by_the_weighted_sum_of_their_losses() -> None:
