@@ -256,12 +256,18 @@ class SearchSection(GrownSection):
     seed: int = 0
 
 
-class FinetuneSection(Section):
+class FinetuneSection(GrownSection):
     """Two-step post-processing of winners.
 
     Of each target's ``candidates``, the first step is done for all and the second only for the best on validation
     (``export.winners`` of them): a supernet ranks close networks less well than a few epochs of training do.
+
+    ``exits: ensemble`` (spaces with early exits) attaches the exits before a network's own again; they train and speak
+    together, weighed by ``exit_weights`` (``mixed``: losses descending, output ascending). ``exit_pruning`` keeps those whose
+    output is best on validation (Sarti et al., "NATv2" and "Anticipate, Ensemble and Prune", 2023).
     """
+
+    later: ClassVar[tuple[str, ...]] = ("exits", "exit_weights", "exit_pruning")
 
     candidates: int = Field(default=1, ge=1)
     epochs: int = Field(default=20, ge=0)
@@ -272,7 +278,17 @@ class FinetuneSection(Section):
     weight_decay: float = Field(default=0.01, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     distillation: float = Field(default=0.0, ge=0)
+    exits: Literal["single", "ensemble"] = "single"
+    exit_weights: Literal["uniform", "ascending", "descending", "mixed"] = "uniform"
+    exit_pruning: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _exits_of_an_ensemble(self) -> FinetuneSection:
+        if self.exits == "single" and (self.exit_pruning or self.exit_weights != "uniform"):
+            key = "exit_pruning" if self.exit_pruning else "exit_weights"
+            raise ValueError(f"finetune.{key} is for finetune.exits: ensemble; set that, or leave {key} out")
+        return self
 
 
 class ExportSection(Section):

@@ -76,6 +76,7 @@ def export_winner(
     validation_accuracy: float | None = None,
     evaluate_test: bool = True,
     metric: str = "top1",
+    exits: Mapping[int, float] | None = None,
     licence: Licence = OWN_TRAINING,
     seed: int = 0,
     progress: Advance | None = None,
@@ -100,6 +101,7 @@ def export_winner(
         validation_accuracy: What the search or fine-tuning saw, in [0, 1].
         evaluate_test: Whether to evaluate the test split.
         metric: Name or import path of the reported metric; the int8 gate counts top-1 answers.
+        exits: Number of each exit of an ensemble and its weight, for manifest and card.
         licence: Licence of the weights.
         seed: Of the choice of calibration images.
         progress: Told of every step (:data:`STEPS` in all).
@@ -114,7 +116,7 @@ def export_winner(
     refuse_simulated(target)
     section = section or ExportSection()
     budget = absolute(budget)
-    winner = Source(module, architecture, space, data)
+    winner = Source(module, architecture, space, data, exits or {})
     weight_bits = int8_weight_bits(session.hello().identity) if target.precision == "int8" else 8
     request = digest(
         {

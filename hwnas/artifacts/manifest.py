@@ -12,6 +12,7 @@ from hwnas.artifacts.records import (
     Accuracy,
     BudgetEntry,
     Calibration,
+    ExitEntry,
     FileEntry,
     FingerprintEntry,
     Licence,
@@ -35,7 +36,8 @@ SCHEMA_VERSION = "1.0"
 class Manifest(Record):
     """Everything that is known of an artifact.
 
-    ``request`` is the digest of what was asked for; ``canaries`` are the reference latencies of the table that
+    ``request`` is the digest of what was asked for; ``exits`` are those of a network that was fine-tuned as an ensemble, whose
+    weights are in the file's classifiers (empty: its own exit alone); ``canaries`` are the reference latencies of the table that
     prediction, measurement and budget stand for (empty: none, the measurement is raw).
     """
 
@@ -48,6 +50,7 @@ class Manifest(Record):
     runtime: RuntimeEntry
     fingerprint: FingerprintEntry
     architecture: dict[str, Any] | None = None
+    exits: tuple[ExitEntry, ...] = ()
     space: SpaceEntry | None = None
     parameters: int | None = None
     macs: int | None = None

@@ -73,6 +73,13 @@ class FingerprintEntry(Record):
     context: dict[str, Any]
 
 
+class ExitEntry(Record):
+    """One exit of an ensemble: its number, from 1 on, and its weight in the output."""
+
+    exit: int = Field(ge=1)
+    weight: float = Field(ge=0, le=1)
+
+
 class SpaceEntry(Record):
     """The search space of the architecture."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.artifacts.records import Predicted, Preprocessing, SpaceEntry
+from hwnas.artifacts.records import ExitEntry, Predicted, Preprocessing, SpaceEntry
 from hwnas.spaces.base import Architecture, SearchSpace
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Source:
     architecture: Architecture
     space: SearchSpace[Any]
     data: ImageData
+    exits: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def resolution(self) -> int:
@@ -47,6 +49,7 @@ class Source:
         graph = self.space.graph(self.architecture)
         return {
             "architecture": self.architecture.as_dict(),
+            "exits": tuple(ExitEntry(exit=number, weight=weight) for number, weight in self.exits.items()),
             "space": SpaceEntry(name=self.space.name, settings=self.space.settings(), digest=self.space.digest),
             "parameters": graph.parameters,
             "macs": graph.macs,
@@ -55,8 +58,10 @@ class Source:
         }
 
 
-def prediction_of(model: LatencyPredictor, source: Source, statistic: str) -> Predicted:
-    """Return what the latency model says of the architecture before it is measured."""
+def prediction_of(model: LatencyPredictor, source: Source, statistic: str) -> Predicted | None:
+    """Return what the latency model says of the architecture before it is measured; None where it knows no such networks."""
+    if not source.architecture.encodable:
+        return None
     answer = model.predict(source.space.encode(source.architecture)[None], statistic)
     return Predicted(
         value=float(answer.value[0]),

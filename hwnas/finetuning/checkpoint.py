@@ -87,7 +87,9 @@ def load(folder: Path, identity: dict[str, Any]) -> tuple[Stand, str] | None:
     state = read_json(path)
     try:
         stored, sha256 = state["identity"], str(state["tensors_sha256"])
-        histories = {int(k): [EpochRecord(**record) for record in records] for k, records in state["histories"].items()}
+        histories = {
+            int(k): [EpochRecord.from_dict(record) for record in records] for k, records in state["histories"].items()
+        }
         stand = Stand(int(state["step"]), histories)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFolderError(f"{path} is not a fine-tuning checkpoint ({error!r}). Delete it to begin anew.") from error

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwnas.datasets.split import Split
 from hwnas.errors import ConfigError
 from hwnas.supernets.evaluation import Metric, predict_logits
-from hwnas.supernets.steps import MOMENTUM, LossSetting, soft_labels, subnet_loss
+from hwnas.supernets.steps import MOMENTUM, LossSetting, network_loss, soft_labels
 
 EVALUATION_BATCH = 256
 FINAL_SHARE = 1e-4
@@ -31,16 +32,32 @@ class EpochRecord:
         train_loss: Mean training loss; None at epoch 0.
         validation_loss: Cross entropy on the validation split; None where it was not looked at.
         validation_accuracy: The metric on the validation split; None where it was not looked at.
+        kept_exits: Of an ensemble of exits that is pruned, those whose output has the highest metric, by number.
+        kept_accuracy: That metric.
     """
 
     epoch: int
     train_loss: float | None = None
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    kept_exits: tuple[int, ...] | None = None
+    kept_accuracy: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The metric on the validation split of what would be kept after this epoch."""
+        return (self.validation_accuracy if self.kept_accuracy is None else self.kept_accuracy) or 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
+        """Return plain data; what was kept of an ensemble only where one was pruned."""
+        unused = set() if self.kept_exits else {"kept_exits", "kept_accuracy"}
+        return {key: value for key, value in asdict(self).items() if key not in unused}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> EpochRecord:
+        """Read what :meth:`as_dict` wrote."""
+        record = cls(**value)
+        return record if record.kept_exits is None else replace(record, kept_exits=tuple(record.kept_exits))
 
 
 def make_optimizer(
@@ -89,7 +106,7 @@ def train_step(
     images, labels = batch
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    loss = subnet_loss(module(images), labels, soft_labels(teacher, images, setting), setting)
+    loss = network_loss(module, images, labels, soft_labels(teacher, images, setting), setting)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise ConfigError(
@@ -117,6 +134,10 @@ def train_epoch(
 
 def validate(module: nn.Module, split: Split, resolution: int, metric: Metric) -> tuple[float, float]:
     """Return cross entropy and metric of ``module`` on ``split``."""
-    logits, labels = predict_logits(module, split.batches(EVALUATION_BATCH, resolution))
+    return score(*predict_logits(module, split.batches(EVALUATION_BATCH, resolution)), metric)
+
+
+def score(logits: NDArray[np.float32], labels: NDArray[np.int64], metric: Metric) -> tuple[float, float]:
+    """Return cross entropy and metric of logits ``[n, classes]`` against labels ``[n]``."""
     loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
     return float(loss), float(metric(logits, labels))

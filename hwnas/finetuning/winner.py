@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,15 @@ class Winner:
 
     Attributes:
         architecture: What it is; it names its resolution.
-        module: Static network with the final weights, in evaluation mode.
+        module: Static network with the final weights, in evaluation mode; the weights of several exits are in its
+            classifiers.
         epochs: E*, the epochs it was trained on train + validation.
         metric: Name of the metric.
         history: Step 1, epoch 0 (as extracted) first; its validation figures are the only honest ones, because step 2
             trains on the validation images.
         final_history: Step 2; training losses only.
-        identity: What the fine-tuning depends on: space, architecture, data, settings, starting weights.
+        identity: What the fine-tuning depends on: space, architecture as searched, data, settings, starting weights.
+        exits: Number of each exit of an ensemble and its weight in the output; empty for a network as searched.
     """
 
     architecture: Any
@@ -45,6 +47,7 @@ class Winner:
     history: tuple[EpochRecord, ...]
     final_history: tuple[EpochRecord, ...]
     identity: dict[str, Any]
+    exits: dict[int, float] = field(default_factory=dict)
 
     @property
     def resolution(self) -> int:
@@ -53,8 +56,8 @@ class Winner:
 
     @property
     def validation_accuracy(self) -> float:
-        """Metric on the validation split after E* epochs of step 1 (trained on train alone)."""
-        return float(self.history[self.epochs].validation_accuracy or 0.0)
+        """Metric on the validation split after E* epochs of step 1 (trained on train alone), of the exits that are kept."""
+        return float(self.history[self.epochs].accuracy)
 
     @property
     def extracted_accuracy(self) -> float:
@@ -70,12 +73,15 @@ def save_winner(winner: Winner, supernet: AnySupernet, folder: Path) -> None:
     """
     data = tensor_bytes(winner.module.state_dict())
     write_bytes(folder / WEIGHTS, data)
+    searched = supernet.space.from_dict(winner.identity["architecture"])
+    exits = [{"exit": number, "weight": weight} for number, weight in winner.exits.items()]
     description = {
         "format": FORMAT,
         "supernet": supernet.name,
         "space": {"name": supernet.space.name, "digest": supernet.space.digest, "settings": supernet.space.settings()},
         "architecture": winner.architecture.as_dict(),
-        "encoding": supernet.space.encode(winner.architecture).tolist(),
+        "encoding": supernet.space.encode(searched).tolist(),
+        **({"exits": exits} if exits else {}),
         "epochs": winner.epochs,
         "metric": winner.metric,
         "validation_accuracy": winner.validation_accuracy,
@@ -118,9 +124,10 @@ def load_winner(folder: Path, space: SearchSpace[Any]) -> Winner:
             module=module.to(memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
             epochs=int(raw["epochs"]),
             metric=str(raw["metric"]),
-            history=tuple(EpochRecord(**record) for record in raw["history"]),
-            final_history=tuple(EpochRecord(**record) for record in raw["final_history"]),
+            history=tuple(EpochRecord.from_dict(record) for record in raw["history"]),
+            final_history=tuple(EpochRecord.from_dict(record) for record in raw["final_history"]),
             identity=dict(raw["identity"]),
+            exits={int(entry["exit"]): float(entry["weight"]) for entry in raw.get("exits", ())},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(

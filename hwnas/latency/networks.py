@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from hwnas.latency.table import LatencyTable
 from hwnas.spaces.base import Architecture, IntArray, SearchSpace
 from hwnas.spaces.graph import LayerGraph
 from hwnas.targets import Device, Fingerprint, Target
+
+Shaped = Callable[[Any], Architecture]
+"""What post-processing makes of an architecture (several exits) before it is built."""
 
 KERNEL_RUNS = 20
 """Profiled runs of a network whose kernels are asked for."""
@@ -101,14 +104,23 @@ class Networks:
         space: The space.
         target: The target.
         folder: Where files are built; each network's are removed when it is unloaded.
+        shaped: What is built of a decoded architecture; as it is unless given.
     """
 
-    def __init__(self, space: SearchSpace[Architecture], target: Target, folder: Path) -> None:
+    def __init__(
+        self, space: SearchSpace[Architecture], target: Target, folder: Path, shaped: Shaped | None = None
+    ) -> None:
         self.space = space
+        self.shaped = shaped
         self.target = target
         self.folder = folder
         self.backend = make_backend(target)
         self.encodings: dict[str, IntArray] = {}
+
+    def graph(self, encoding: IntArray) -> LayerGraph:
+        """Return the layers of what is built of an encoding."""
+        architecture = self.space.decode(encoding)
+        return self.space.graph(architecture if self.shaped is None else self.shaped(architecture))
 
     def item(self, encoding: IntArray) -> MeasureItem:
         """Return the item of an encoding; its key is ``SearchSpace.id_of``."""
@@ -117,7 +129,7 @@ class Networks:
         place = self.folder / key
 
         def build() -> Any:
-            graph = self.space.graph(self.space.decode(encoding))
+            graph = self.graph(encoding)
             seed = int(key, 16) % 2**31
             return self.backend.build_network(graph, self.target.precision, place, batch=self.target.batch, seed=seed)
 
@@ -129,7 +141,7 @@ class Networks:
         def inspect(key: str, handle: str) -> dict[str, Any] | None:
             if key not in keys:
                 return None
-            graph = self.space.graph(self.space.decode(self.encodings[key]))
+            graph = self.graph(self.encodings[key])
             found = session.kernels(handle, runs=KERNEL_RUNS)
             if self.space.compositional:
                 return {"kernels": block_kernels(found, graph, self.backend)}
@@ -159,6 +171,7 @@ def measure_encodings(
     *,
     protocol: Protocol | None = None,
     split: Split = "search",
+    shaped: Shaped | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[LatencyRow]:
     """Measure more networks under the reference condition of a table, for a search or a second look.
@@ -173,6 +186,7 @@ def measure_encodings(
         folder: Where journal and temporary files go.
         protocol: How to measure; the table's own protocol unless given.
         split: What the rows are for.
+        shaped: What is built and measured of each architecture; as it is unless given. Such rows are no rows of the table.
         on_progress: Called with steps that add up to 1.
 
     Raises:
@@ -183,8 +197,9 @@ def measure_encodings(
     fingerprint = fingerprint_here(session, table.target)
     table.require(space, fingerprint)
     protocol = protocol or Protocol.from_dict(table.header.protocol)
-    name = digest([str(table.target), X.tolist(), protocol.as_dict()])[:12]
-    networks = Networks(space, table.target, folder / f"work-{name}")
+    made = [] if shaped is None else [shaped(space.decode(row)).as_dict() for row in X]
+    name = digest([str(table.target), X.tolist(), protocol.as_dict(), *made])[:12]
+    networks = Networks(space, table.target, folder / f"work-{name}", shaped)
     items = [networks.item(np.asarray(row, dtype=np.int64)) for row in X]
     reference = table.header.canaries
     journal = Journal(folder / f"measured-{name}.jsonl")

@@ -66,6 +66,7 @@ def export_for(
             latency_model=model,
             validation_accuracy=winner.validation_accuracy,
             metric=run.config.search.metric,
+            exits=winner.exits,
             seed=run.config.seed,
             progress=advance,
         )

@@ -12,6 +12,7 @@ from hwnas import registry
 from hwnas.config import Budget, RunConfig
 from hwnas.datasets.data import ImageData, load_data
 from hwnas.errors import ConfigError
+from hwnas.finetuning.variant import check_exits
 from hwnas.latency.networks import make_backend
 from hwnas.runs.folder import RunFolder
 from hwnas.spaces.base import SearchSpace
@@ -104,6 +105,7 @@ class Run:
             raise ConfigError(
                 f"space.name={space.name!r} is for hwnas profile --kernels; there is nothing to search in it."
             )
+        check_exits(self.config.finetune, space)
         return space
 
     def new_supernet(self) -> AnySupernet:

@@ -1,13 +1,15 @@
 """The stage between search and fine-tuning: candidates are measured on their target before anything is spent on them.
 
-The most accurate members that the model promises to keep the budget are built with the space's layer graph and measured
-under the table's reference condition. The first whose measured intervals keep the budget with some headroom go on to fine-tuning.
+The most accurate members that the model promises to keep the budget are built with the space's layer graph, with the exits
+that fine-tuning attaches, and measured under the table's reference condition. The first whose measured intervals keep the
+budget with some headroom go on to fine-tuning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 from hwnas.devices.session import open_session
 from hwnas.errors import BudgetError
 from hwnas.files import read_json, write_json
+from hwnas.finetuning.variant import with_every_exit
 from hwnas.latency.networks import measure_encodings
 from hwnas.latency.profiling import TABLE_FILE
 from hwnas.latency.protocol import Protocol
@@ -52,7 +55,8 @@ class Pick:
         validation_accuracy: Accuracy on the validation split, with supernet weights.
         budget: The target's budget in its unit; None without one.
         predicted: ``value``, ``low``, ``high`` of the latency model.
-        measured: ``value``, ``low``, ``high`` measured before fine-tuning; None without a budget.
+        measured: ``value``, ``low``, ``high`` measured before fine-tuning, with the exits that fine-tuning attaches; None
+            without a budget.
     """
 
     target: Target
@@ -74,7 +78,7 @@ class Pick:
 
 
 def measure_rows(run: Run, target: Target, X: IntArray, folder: Path, *, rounds: int, title: str) -> list[LatencyRow]:
-    """Measure networks of a run's space on a target under the reference condition of its latency table.
+    """Measure networks as fine-tuning will make them on a target, under the reference condition of its latency table.
 
     Args:
         run: The run; the target's table must exist.
@@ -86,8 +90,12 @@ def measure_rows(run: Run, target: Target, X: IntArray, folder: Path, *, rounds:
     """
     table = LatencyTable.load(run.folder.table(target) / TABLE_FILE)
     protocol = replace(Protocol.from_dict(table.header.protocol), rounds=rounds, seed=run.config.profile.seed + 1)
+    section, space = run.config.finetune, run.space
+    shaped = None if section.exits == "single" else partial(with_every_exit, section, space)
     with open_session(run.devices[target.device]) as session, progress_bar(title, 1.0) as advance:
-        return measure_encodings(session, table, run.space, X, folder, protocol=protocol, on_progress=advance)
+        return measure_encodings(
+            session, table, space, X, folder, protocol=protocol, shaped=shaped, on_progress=advance
+        )
 
 
 def at_statistic(row: LatencyRow, statistic: str) -> dict[str, float]:
@@ -166,11 +174,19 @@ def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
             break
     picks = (sure + close)[: wanted + SPARES]
     if not picks:
-        raise BudgetError(
-            f"none of the {min(MOST, len(candidates))} best candidates keeps the budget of {budget:.4g} on {target} when "
-            f"measured; the closest came to {closest:.4g}. Raise the budget to that, or search longer (search.iterations)."
-        )
+        raise _none_kept(run, min(MOST, len(candidates)), target, budget, closest)
     return picks
+
+
+def _none_kept(run: Run, count: int, target: Target, budget: float, closest: float) -> BudgetError:
+    several = run.config.finetune.exits == "ensemble"
+    came = "none could be measured" if closest == float("inf") else f"the closest came to {closest:.4g}"
+    mend = "Set finetune.exits: single, raise the budget" if several else "Raise the budget"
+    return BudgetError(
+        f"none of the {count} best candidates keeps the budget of {budget:.4g} on {target} when measured"
+        f"{' with all its exits (finetune.exits: ensemble)' if several else ''}; {came}. "
+        f"{mend} to that, or search longer (search.iterations)."
+    )
 
 
 def shortlist_stage(run: Run, result: SearchResult) -> list[Pick]:

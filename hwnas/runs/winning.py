@@ -55,6 +55,7 @@ class _Work:
             self.folder(pick),
             on_progress=self.advance,
             metric=config.search.metric,
+            exit_ensemble=config.train.exit_ensemble,
         )
 
     def finetune(self, pick: Pick) -> Winner:
@@ -71,6 +72,7 @@ class _Work:
             folder,
             on_progress=self.advance,
             metric=config.search.metric,
+            exit_ensemble=config.train.exit_ensemble,
         )
 
 

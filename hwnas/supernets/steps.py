@@ -108,12 +108,11 @@ def make_optimizer(module: nn.Module, learning_rate: float, weight_decay: float)
     return torch.optim.SGD(groups, lr=learning_rate, momentum=MOMENTUM, nesterov=True)
 
 
-def _active_loss(
-    supernet: AnySupernet, images: Tensor, labels: Tensor, soft: Tensor | None, setting: LossSetting
-) -> Tensor:
+def network_loss(module: Any, images: Tensor, labels: Tensor, soft: Tensor | None, setting: LossSetting) -> Tensor:
+    """Return the loss of a network; with ``setting.exits`` the weighted sum of its exits' losses (``exit_logits``)."""
     if setting.exits is None:
-        return subnet_loss(supernet(images), labels, soft, setting)
-    logits = supernet.exit_logits(images)
+        return subnet_loss(module(images), labels, soft, setting)
+    logits = module.exit_logits(images)
     losses = [subnet_loss(exit_logits, labels, soft, setting) for exit_logits in logits]
     return torch.stack([weight * loss for weight, loss in zip(setting.exits, losses, strict=True)]).sum()
 
@@ -135,7 +134,7 @@ def accumulate(
     total = 0.0
     for architecture in architectures:
         supernet.set_active(architecture)
-        loss = _active_loss(supernet, images, labels, soft, setting) / len(architectures)
+        loss = network_loss(supernet, images, labels, soft, setting) / len(architectures)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     if not np.isfinite(total):
