@@ -99,6 +99,7 @@ def _space_and_profile(space: Any, overrides: Sequence[str]) -> tuple[SearchSpac
     if given:
         return space, parse_section(ProfileSection, raw.get("profile", {}), "profile")
     section = parse_section(SpaceSection, raw.get("space", {}), f"{space}: space")
+    section = _with_pretrained(section, raw.get("train"))
     seed = {"seed": raw["seed"]} if isinstance(raw.get("seed"), int) else {}
     profile_section = parse_section(ProfileSection, {**seed, **(raw.get("profile") or {})}, f"{space}: profile")
     settings = dict(section.settings)
@@ -108,6 +109,17 @@ def _space_and_profile(space: Any, overrides: Sequence[str]) -> tuple[SearchSpac
         data = load_data(parse_section(DataSection, raw["data"], f"{space}: data"))
         settings = {"classes": len(data.classes), "in_channels": data.channels, **settings}
     return registry.load("space", section.name)(**settings), profile_section
+
+
+def _with_pretrained(section: SpaceSection, train: Any) -> SpaceSection:
+    """Return a run file's ``space`` with the settings of the pretrained supernet that its ``train`` names."""
+    name = train.get("pretrained") if isinstance(train, dict) else None
+    if name is None:
+        return section
+    from hwnas.zoo.entry import find_entry
+    from hwnas.zoo.starting import with_settings
+
+    return with_settings(section, find_entry(str(name)).card)
 
 
 def profile(
@@ -790,6 +802,43 @@ def import_rows(
         table.save(made / TABLE_FILE)
         fitted = fit_folder(made, resolved, seed=section.seed, coverage=section.coverage, notes=notes)
     return replace(fitted, folder=folder)
+
+
+def list_zoo() -> tuple[list[dict[str, Any]], list[str]]:
+    """List pretrained supernets: the user's own, and those shipped; and say which cannot be read."""
+    from hwnas.zoo.entry import list_entries
+
+    entries, problems = list_entries()
+    return [
+        {
+            "name": entry.name,
+            "data": entry.card.data.name,
+            "classes": len(entry.card.data.classes),
+            "space": f"{entry.card.space.name}-{entry.card.space.digest[:12]}",
+            "parameters": entry.card.parameters,
+            "size_bytes": entry.card.size_bytes,
+            "smallest": entry.card.accuracy_of("smallest"),
+            "largest": entry.card.accuracy_of("largest"),
+            "minutes": entry.card.training.seconds / 60,
+            "from": entry.place,
+            "folder": str(entry.folder),
+        }
+        for entry in entries
+    ], problems
+
+
+def check_zoo(name: str | None = None) -> list[dict[str, Any]]:
+    """Check the digests of an entry (by name or folder), or of all: ``name``, ``folder``, ``problems``.
+
+    Raises:
+        ConfigError: There is no such entry.
+    """
+    from hwnas.zoo.entry import check_entries
+
+    return [
+        {"name": checked.name, "folder": str(checked.folder), "problems": list(checked.problems)}
+        for checked in check_entries(name)
+    ]
 
 
 def cache_contents() -> dict[str, Any]:

@@ -146,10 +146,14 @@ class TrainSection(GrownSection):
     Spaces with early exits: until they shrink, networks train with all exits at once, ``exit_loss`` weighs the losses, and a
     teacher speaks with all of them, ``exit_ensemble`` weighs their logits. From scratch descending losses won, with an
     output weighed either way (Sarti et al., "Anticipate, Ensemble and Prune", 2023).
+
+    ``pretrained`` names an entry of the zoo, or the folder of one (a path with a separator): its weights take the place of
+    training, or with ``phases`` are where training starts; ``epochs`` is for training from scratch.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("exit_loss", "exit_ensemble")
+    later: ClassVar[tuple[str, ...]] = ("exit_loss", "exit_ensemble", "pretrained")
 
+    pretrained: str | None = Field(default=None, min_length=1)
     phases: tuple[PhaseSection, ...] = ()
     epochs: float = Field(default=30, gt=0)
     sampling: Literal["uniform", "sandwich"] = "uniform"

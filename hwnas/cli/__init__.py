@@ -23,6 +23,7 @@ from hwnas.cli import (
     tables,
     train,
     verify,
+    zoo,
 )
 from hwnas.errors import HwnasError
 
@@ -47,6 +48,7 @@ app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.add_typer(tables.app, name="tables")
+app.add_typer(zoo.app, name="zoo")
 app.add_typer(cache.app, name="cache")
 app.command("run")(run.run)
 

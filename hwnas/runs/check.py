@@ -21,12 +21,13 @@ from hwnas.latency.protocol import Protocol, is_time
 from hwnas.latency.sampling import extremes_of, plan_networks
 from hwnas.runs.budgets import require_time
 from hwnas.runs.counted import check_counted
-from hwnas.runs.folder import table_folder
+from hwnas.runs.folder import SUPERNET, table_folder
 from hwnas.runs.kept import COLUMNS, BudgetRow, counted_rows, latency_row
 from hwnas.runs.session import Run
 from hwnas.runs.shortlist import SHORTLIST
 from hwnas.spaces.base import IntArray
 from hwnas.supernets.estimate import estimate_training
+from hwnas.supernets.training import REPORT
 from hwnas.targets import Target
 
 _ROUNDS = 8
@@ -126,9 +127,13 @@ def check_run(config: RunConfig, runs: Path) -> Checked:
     budgets += counted_rows(run, X)
     training, image_s = _training_minutes(run)
     training = min(training, config.train.time_budget_minutes or training)
+    if config.train.pretrained is not None and not config.train.phases:
+        training = 0.0
     searching = _search_minutes(run, image_s)
     searching = min(searching, config.search.time_budget_minutes or searching)
-    steps.append(("train", run.state(run.path / "supernet" / "training.json"), training))
+    trained = run.state(run.path / SUPERNET / REPORT)
+    state = trained if run.entry is None else f"{trained}: from {run.entry.name} of the zoo"
+    steps.append(("train", state, training))
     steps.append(("search", run.state(run.path / SHORTLIST), searching))
     passes = 2 * config.export.winners + max(0, config.finetune.candidates - config.export.winners)
     images = len(run.data.train) * passes * config.finetune.epochs * len(run.targets)

@@ -40,6 +40,10 @@ def _fixed(config: dict[str, Any], *, budgets: bool) -> dict[str, Any]:
     return leaves
 
 
+SUPERNET = "supernet"
+"""Folder of the supernet in a run folder."""
+
+
 def table_folder(run_folder: Path, target: Target) -> Path:
     """Return the folder of a target's table and model in a run folder, whether or not it exists."""
     return run_folder / "tables" / target.slug
@@ -140,7 +144,7 @@ class RunFolder:
     @property
     def supernet(self) -> Path:
         """Folder of the trained supernet."""
-        return self.path / "supernet"
+        return self.path / SUPERNET
 
     @property
     def search(self) -> Path:

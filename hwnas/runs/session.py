@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import difflib
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hwnas import registry
-from hwnas.config import Budget, RunConfig
+from hwnas.config import Budget, RunConfig, load_run_config
 from hwnas.datasets.data import ImageData, load_data
 from hwnas.errors import ConfigError
 from hwnas.finetuning.variant import check_exits
 from hwnas.latency.networks import make_backend
-from hwnas.runs.folder import RunFolder
+from hwnas.runs.folder import SUPERNET, RunFolder
 from hwnas.spaces.base import SearchSpace
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.strategies.costs import COUNTS
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.evaluation import resolve_metric
 from hwnas.supernets.phases import phases_of
+from hwnas.supernets.threads import use_threads
 from hwnas.targets import Device, Target, find_device
+from hwnas.zoo.entry import Entry, find_entry
+from hwnas.zoo.starting import LOADED, check_images, check_start, with_settings
 
 
 def check_objectives(names: tuple[str, ...], targets: tuple[Target, ...]) -> None:
@@ -50,10 +52,6 @@ def check_objectives(names: tuple[str, ...], targets: tuple[Target, ...]) -> Non
             )
 
 
-SMALL_MACS = 2_000_000_000
-"""Below this many multiply-accumulates in one training batch a second thread costs more than it brings."""
-
-
 class Run:
     """A run file, its folder, and what both lead to.
 
@@ -67,8 +65,9 @@ class Run:
     """
 
     def __init__(self, config: RunConfig, runs: Path) -> None:
-        self.config = config
         self.path = runs / config.name
+        self.config = config
+        self.config = self._with_space_of_entry()
         self.targets = tuple(Target.parse(entry.target) for entry in config.targets)
         if len(set(self.targets)) != len(self.targets):
             raise ConfigError("every target of a run file must be named once.")
@@ -79,6 +78,24 @@ class Run:
         registry.load("strategy", config.search.strategy)
         resolve_metric(config.search.metric)
         check_objectives(config.search.objectives, self.targets)
+
+    @property
+    def entry(self) -> Entry | None:
+        """The pretrained supernet to start from; None without one, and once the run's folder has its weights."""
+        name = self.config.train.pretrained
+        return None if name is None or (self.path / SUPERNET / LOADED).exists() else find_entry(name)
+
+    def _with_space_of_entry(self) -> RunConfig:
+        """Return the run file with the space's settings written out, where a pretrained supernet gives them."""
+        config = self.config
+        if config.train.pretrained is None:
+            return config
+        if self.entry is not None:
+            space = with_settings(config.space, self.entry.card)
+        else:
+            stored = load_run_config(self.path / "run.yaml").space
+            space = stored.model_copy(update={"settings": {**stored.settings, **config.space.settings}})
+        return config.model_copy(update={"space": space})
 
     @cached_property
     def folder(self) -> RunFolder:
@@ -95,6 +112,8 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace[Any]:
         """The search space; classes and channels follow the data unless the run file sets them."""
+        if self.entry is not None:
+            check_images(self.entry, self.data)
         settings = {
             "classes": len(self.data.classes),
             "in_channels": self.data.channels,
@@ -106,6 +125,8 @@ class Run:
                 f"space.name={space.name!r} is for hwnas profile --kernels; there is nothing to search in it."
             )
         check_exits(self.config.finetune, space)
+        if self.entry is not None:
+            check_start(self.entry, self.config, space, self.data)
         return space
 
     def new_supernet(self) -> AnySupernet:
@@ -121,12 +142,7 @@ class Run:
 
     def use_threads(self) -> int:
         """Set the number of threads torch works with, and return it."""
-        import torch
-
-        batch_macs = self.space.graph(self.space.largest).macs * self.config.train.batch_size
-        threads = self.config.threads or (1 if batch_macs < SMALL_MACS else os.cpu_count() or 1)
-        torch.set_num_threads(threads)
-        return threads
+        return use_threads(self.space, self.config.train.batch_size, self.config.threads)
 
     @staticmethod
     def state(finished: Path) -> str:

@@ -1,21 +1,66 @@
-"""The stage that trains the supernet."""
+"""The stage that trains the supernet, or takes a pretrained one."""
 
 from __future__ import annotations
 
+import dataclasses
+import time
+
+from hwnas.files import read_json, write_json
 from hwnas.runs.session import Run
 from hwnas.supernets.base import AnySupernet
-from hwnas.supernets.training import TrainReport, train_supernet
+from hwnas.supernets.training import REPORT, TrainReport, train_supernet
+from hwnas.zoo.starting import Start, read_start, start_from
 
 
 def train_stage(run: Run) -> TrainReport:
-    """Train the run's supernet, or go on where it stopped.
+    """Train the run's supernet, or go on where it stopped; with ``train.pretrained``, from an entry of the zoo.
 
     Raises:
         SpaceError: The space does not fit the data.
         RunFolderError: The folder holds another training.
+        ModelFileError: The entry of the zoo is damaged.
     """
-    section = run.config.train
-    return train_supernet(run.new_supernet(), run.data, section, run.folder.supernet, sampling=section.sampling)
+    section, folder = run.config.train, run.folder.supernet
+    if section.pretrained is not None and not section.phases:
+        return _loaded(run)
+    supernet, start = run.new_supernet(), None
+    if section.pretrained is not None:
+        start = _started(run, supernet)
+    report = train_supernet(supernet, run.data, section, folder, sampling=section.sampling)
+    if start is None or report.note.startswith(start.origin):
+        return report
+    noted = dataclasses.replace(report, note=f"{start.origin} {report.note}".strip())
+    write_json(folder / REPORT, dataclasses.asdict(noted))
+    return noted
+
+
+def _started(run: Run, supernet: AnySupernet) -> Start:
+    """Give the supernet the weights that training starts from, or has come to; a checkpoint has the last word."""
+    folder = run.folder.supernet
+    if run.entry is not None:
+        return start_from(run.entry, supernet, run.data, folder)
+    supernet.load(folder)
+    return read_start(folder)
+
+
+def _loaded(run: Run) -> TrainReport:
+    """Take the weights of the zoo's entry as they are."""
+    folder, begin = run.folder.supernet, time.monotonic()
+    if (folder / REPORT).exists():
+        return TrainReport(**read_json(folder / REPORT))
+    start = read_start(folder) if run.entry is None else start_from(run.entry, run.new_supernet(), run.data, folder)
+    report = TrainReport(
+        complete=True,
+        steps=0,
+        steps_total=0,
+        seconds=round(time.monotonic() - begin, 3),
+        phases=[],
+        history=[],
+        accuracies=start.accuracies,
+        note=start.note,
+    )
+    write_json(folder / REPORT, dataclasses.asdict(report))
+    return report
 
 
 def trained_supernet(run: Run) -> AnySupernet:
