@@ -12,10 +12,10 @@ from hwnas.errors import ConfigError, DataError, ModelFileError, SpaceError
 from hwnas.files import read_json, write_json
 from hwnas.spaces.base import SearchSpace
 from hwnas.supernets.base import AnySupernet
-from hwnas.supernets.storage import load_tensors, settings_differences
+from hwnas.supernets.storage import settings_differences
 from hwnas.zoo.card import Card
 from hwnas.zoo.entry import Entry
-from hwnas.zoo.weights import load_body, read_weights, space_of
+from hwnas.zoo.weights import load_body, load_weights, space_of
 
 LOADED = "pretrained.json"
 """Written beside the weights of a run's supernet once they are those of an entry."""
@@ -108,12 +108,13 @@ def check_start(entry: Entry, config: RunConfig, space: SearchSpace[Any], data: 
     """Raise unless a run can start from an entry.
 
     Raises:
-        ModelFileError: A file of the entry is absent or damaged.
+        ModelFileError: A file of the entry is absent or damaged, or its card contradicts itself.
         SpaceError: The space is another; what differs is named.
         DataError: The data set is the same, but splits make images judge that were trained on.
         ConfigError: The classifiers start anew and nothing would train them.
     """
     entry.verify()
+    space_of(entry.card)
     stored, here = dict(entry.card.space.settings), space.settings()
     if "classes" in stored and "classes" in here:
         stored["classes"] = here["classes"]
@@ -162,8 +163,7 @@ def start_from(entry: Entry, supernet: AnySupernet, data: ImageData, folder: Pat
     if fresh:
         load_body(supernet, entry)
     else:
-        space_of(entry.card)
-        load_tensors(supernet, read_weights(entry), entry.folder)
+        load_weights(supernet, entry)
     networks = entry.card.accuracies.networks if entry.card.data.digest == data.digest else ()
     start = Start(
         name=entry.name,

@@ -120,8 +120,27 @@ def space_of(card: Card) -> SearchSpace[Any]:
 def load_entry(entry: Entry) -> AnySupernet:
     """Return the supernet of an entry; see :func:`hwnas.zoo.load`."""
     supernet: AnySupernet = registry.load("supernet", entry.card.supernet)(space_of(entry.card))
-    load_tensors(supernet, read_weights(entry), entry.folder)
+    load_weights(supernet, entry)
     return supernet.eval()
+
+
+def load_weights(supernet: AnySupernet, entry: Entry) -> None:
+    """Give ``supernet`` the weights of an entry.
+
+    Raises:
+        ModelFileError: The files are damaged, or their tensors do not fit.
+    """
+    _fill(supernet, read_weights(entry), entry)
+
+
+def _fill(supernet: AnySupernet, tensors: Mapping[str, Tensor], entry: Entry) -> None:
+    try:
+        load_tensors(supernet, tensors, entry.folder)
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"zoo entry {entry.name!r}: {error}. Its weights are not those of the space in its card: restore both from where "
+            "the entry came, or make it again: hwnas zoo add RUN_FOLDER NAME --replace"
+        ) from error
 
 
 def classifier_tensors(supernet: AnySupernet) -> set[str]:
@@ -143,4 +162,4 @@ def load_body(supernet: AnySupernet, entry: Entry) -> None:
         )
     fresh = {name: tensor for name, tensor in supernet.state_dict().items() if name in kept}
     body = {name: tensor for name, tensor in read_weights(entry).items() if name not in kept}
-    load_tensors(supernet, body | fresh, entry.folder)
+    _fill(supernet, body | fresh, entry)

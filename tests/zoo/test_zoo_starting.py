@@ -15,8 +15,11 @@ from hwnas.errors import ConfigError, DataError, HwnasError, SpaceError
 from hwnas.latency.store import read_header
 from hwnas.runs.pipeline import Pipeline
 from hwnas.runs.session import Run
+from hwnas.spaces.mobilenetv3 import MobileNetV3Space
+from hwnas.supernets.mobilenetv3 import MobileNetV3Supernet
 from hwnas.supernets.storage import load_supernet
 from hwnas.zoo import Entry
+from hwnas.zoo.weights import halved, load_body, write_weights
 
 SEARCH = {"initial": 6, "oversample": 1, "archive": 6, "iterations": 2, "candidates": 2, "adapt_epochs": 4,
           "adapt_learning_rate": 0.05}  # fmt: skip
@@ -165,3 +168,22 @@ def test_training_on_is_resumed_to_the_same_weights(entry: Entry, tmp_path: Path
 def test_run_files_without_an_entry_are_written_as_before(entry: Entry) -> None:
     assert "pretrained" not in run_config("plain").model_dump(mode="json")["train"]
     assert start_config(entry.name).model_dump(mode="json")["train"]["pretrained"] == entry.name
+
+
+def test_every_exit_of_an_early_exit_supernet_gets_a_fresh_classifier(entry: Entry, tmp_path: Path) -> None:
+    settings = {**entry.card.space.settings, "exits": "early", "blocks": "dense", "depths": [2, 3]}
+    trained = MobileNetV3Supernet(MobileNetV3Space(**settings), seed=1)
+    weights = write_weights(tmp_path, halved(trained.state_dict()))
+    card = entry.card.model_copy(update={"weights": weights})
+    other = MobileNetV3Supernet(MobileNetV3Space(**{**settings, "classes": 4}), seed=2)
+    fresh = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    load_body(other, Entry(tmp_path, card, "folder"))
+    classifiers = [name for name in fresh if "classifier" in name]
+    assert len(classifiers) == 2 * 2 * len(trained.space.widths), "weight and bias of both exits"
+    for name, tensor in other.state_dict().items():
+        if name in classifiers:
+            assert torch.equal(tensor, fresh[name])
+        else:
+            torch.testing.assert_close(tensor, trained.state_dict()[name], rtol=1e-3, atol=1e-7)
+    images = torch.randn(3, 1, 12, 12)
+    assert [logits.shape for logits in other.eval().exit_logits(images)] == [(3, 4)] * 2
