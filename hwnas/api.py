@@ -481,7 +481,10 @@ def measure(
 def _pipeline(config: RunConfig | Path | str, runs: Path) -> Any:
     from hwnas.runs.pipeline import Pipeline
     from hwnas.runs.session import Run
+    from hwnas.supernets.processes import asked_processes
 
+    if asked_processes() > 1:
+        raise ConfigError("torchrun is for hwnas train: of this command start one process, without torchrun.")
     return Pipeline(Run(_config(config), Path(runs)))
 
 
@@ -493,14 +496,15 @@ def check(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Checked:
 
 
 def train(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Outcome:
-    """Train the supernet of a run; resumes."""
-    pipeline = _pipeline(config, runs)
-    with pipeline.run.folder.lock():
-        report = pipeline.trained()
+    """Train the supernet of a run; resumes. Under ``torchrun`` all processes train together."""
+    from hwnas.runs.together import train_together
+
+    config = _config(config)
+    report = train_together(config, Path(runs))
     rows: list[tuple[Any, ...]] = [("steps", f"{report.steps} of {report.steps_total}"), ("seconds", report.seconds)]
     rows += [(f"validation accuracy, {name}", value) for name, value in report.accuracies.items()]
     rows += [("note", report.note)] if report.note else []
-    return Outcome(f"supernet in {pipeline.run.folder.supernet}", ("what", "value"), rows)
+    return Outcome(f"supernet in {Path(runs) / config.name / 'supernet'}", ("what", "value"), rows)
 
 
 def search(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Searched:

@@ -23,6 +23,8 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
+SUPERNET = "supernet"
+
 EXTENDABLE = (
     "train.time_budget_minutes",
     "train.checkpoint_minutes",

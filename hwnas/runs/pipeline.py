@@ -11,7 +11,6 @@ from typing import Any
 
 from hwnas.artifacts.pipeline import Artifact
 from hwnas.errors import HwnasError, RefusedError
-from hwnas.files import read_json
 from hwnas.finetuning.winner import Winner
 from hwnas.reporting.html import write_report
 from hwnas.runs.budgets import problem_of
@@ -23,10 +22,10 @@ from hwnas.runs.replacing import replace_failed
 from hwnas.runs.searching import search_stage
 from hwnas.runs.session import Run
 from hwnas.runs.shortlist import SHORTLIST, Pick, shortlist_stage
-from hwnas.runs.training import train_stage
+from hwnas.runs.training import settled_training, train_stage
 from hwnas.runs.winning import finetune_stage, finetuned
 from hwnas.strategies.state import SearchResult, read_result
-from hwnas.supernets.training import TrainReport
+from hwnas.supernets.training import REPORT, TrainReport
 from hwnas.targets import Target
 
 
@@ -92,10 +91,10 @@ class Pipeline:
     def trained(self) -> TrainReport:
         """Train the supernet; what a search already builds on is never trained further."""
         self.run.use_threads()
-        report = self.run.folder.supernet / "training.json"
-        if (self.run.folder.path / "search_state.json").exists() and report.exists():
-            return TrainReport(**read_json(report))
-        with self._logged("train", report.exists()):
+        settled = settled_training(self.run)
+        if settled is not None:
+            return settled
+        with self._logged("train", (self.run.folder.supernet / REPORT).exists()):
             return train_stage(self.run)
 
     def searched(self) -> SearchResult:

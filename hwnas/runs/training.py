@@ -6,7 +6,9 @@ import dataclasses
 import time
 
 from hwnas.files import read_json, write_json
+from hwnas.runs.folder import SUPERNET
 from hwnas.runs.session import Run
+from hwnas.supernets import processes
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.training import REPORT, TrainReport, train_supernet
 from hwnas.zoo.starting import Start, read_start, start_from
@@ -15,17 +17,22 @@ from hwnas.zoo.starting import Start, read_start, start_from
 def train_stage(run: Run) -> TrainReport:
     """Train the run's supernet, or go on where it stopped; with ``train.pretrained``, from an entry of the zoo.
 
+    Of several processes only the first one claims the folder.
+
     Raises:
         SpaceError: The space does not fit the data.
         RunFolderError: The folder holds another training.
         ModelFileError: The entry of the zoo is damaged.
     """
-    section, folder = run.config.train, run.folder.supernet
+    section = run.config.train
+    folder = run.path / SUPERNET if processes.index() else run.folder.supernet
     if section.pretrained is not None and not section.phases:
-        return _loaded(run)
+        with processes.first_before_others():
+            return _loaded(run)
     supernet, start = run.new_supernet(), None
     if section.pretrained is not None:
-        start = _started(run, supernet)
+        with processes.first_before_others():
+            start = _started(run, supernet)
     report = train_supernet(supernet, run.data, section, folder, sampling=section.sampling)
     if start is None or report.note.startswith(start.origin):
         return report
@@ -61,6 +68,13 @@ def _loaded(run: Run) -> TrainReport:
     )
     write_json(folder / REPORT, dataclasses.asdict(report))
     return report
+
+
+def settled_training(run: Run) -> TrainReport | None:
+    """Return the report of a training that a search builds on already, which is never trained further."""
+    report = run.path / SUPERNET / REPORT
+    searching = (run.path / "search_state.json").exists() and report.exists()
+    return TrainReport(**read_json(report)) if searching else None
 
 
 def trained_supernet(run: Run) -> AnySupernet:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from hwnas.spaces.mobilenetv3_codes import branch_names
 from hwnas.spaces.mobilenetv3_plan import BlockPlan
-from hwnas.supernets.modules import BN_EPS, BN_MOMENTUM, Bottleneck, Parallel
+from hwnas.supernets.modules import Bottleneck, Parallel
+from hwnas.supernets.normalisation import batch_norm
 
 Tensors = dict[str, Tensor]
 
@@ -105,7 +106,7 @@ class ElasticBottleneck(Bottleneck):
     def _norm_of(self, x: Tensor, tensors: Tensors, path: str) -> Tensor:
         mean, var = tensors[f"{path}.running_mean"], tensors[f"{path}.running_var"]
         weight, bias = tensors[f"{path}.weight"], tensors[f"{path}.bias"]
-        return F.batch_norm(x, mean, var, weight, bias, self.training, BN_MOMENTUM, BN_EPS)
+        return batch_norm(x, mean, var, weight, bias, self.training)
 
 
 class ElasticParallel(Parallel):

@@ -7,9 +7,7 @@ from torch import Tensor, nn
 
 from hwnas.spaces.mobilenetv3_codes import BOTTLENECK, POINTWISE, TRANSFORM
 from hwnas.spaces.mobilenetv3_plan import BlockPlan
-
-BN_MOMENTUM = 0.1
-BN_EPS = 1e-5
+from hwnas.supernets.normalisation import BatchNorm
 
 
 def activation(name: str) -> nn.Module:
@@ -43,7 +41,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels, eps=BN_EPS, momentum=BN_MOMENTUM)
+        self.bn = BatchNorm(out_channels)
         self.act = activation(act) if act else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hwnas.datasets.data import ImageData
 from hwnas.errors import ConfigError
+from hwnas.supernets import processes
 from hwnas.supernets.base import AnySupernet
 
 MOMENTUM = 0.9
@@ -126,19 +127,29 @@ def accumulate(
 ) -> float:
     """Add the gradient of the mean loss over ``architectures`` on one batch; returns that loss.
 
+    Of several processes each computes its part of the batch; gradients and loss are those of the whole.
+
     Raises:
         ConfigError: The loss is not finite.
     """
-    images, labels = batch
+    part = processes.part_of(len(batch[1]))
+    images, labels = batch[0][part], batch[1][part]
+    share = len(labels) / len(batch[1])
     soft = soft_labels(teacher, images, setting)
     total = 0.0
     for architecture in architectures:
         supernet.set_active(architecture)
         loss = network_loss(supernet, images, labels, soft, setting) / len(architectures)
+        if share < 1:
+            loss = loss * share
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
+    processes.sum_gradients(supernet.parameters())
+    total = processes.total(total)
     if not np.isfinite(total):
-        raise ConfigError(
-            "the training loss is not finite: training diverged. Lower the learning rate (train.learning_rate)."
+        raise processes.said_once(
+            ConfigError(
+                "the training loss is not finite: training diverged. Lower the learning rate (train.learning_rate)."
+            )
         )
     return total

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from hwnas.config import TrainSection
 from hwnas.datasets.data import ImageData
+from hwnas.errors import ConfigError, RunFolderError
 from hwnas.progress import Advance
 from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
+from hwnas.supernets import processes
 from hwnas.supernets.base import Supernet
 from hwnas.supernets.checkpoints import (
     Counters,
@@ -41,6 +43,22 @@ NOT_IDENTITY = ("time_budget_minutes", "checkpoint_minutes")
 HISTORY_PER_PHASE = 20
 
 MobileNetSupernet = Supernet[MobileNetV3Architecture]
+
+
+def unlike_folders(folder: Path) -> RunFolderError:
+    """Return the error of processes that do not find the same files."""
+    return RunFolderError(
+        f"the processes of this training do not find the same files in {folder}. "
+        "Put the runs folder (--runs) where every machine reads and writes it."
+    )
+
+
+def _check_parts(batch: int) -> None:
+    if batch < processes.count():
+        raise ConfigError(
+            f"a batch of {batch} images cannot be shared by {processes.count()} processes. Raise train.batch_size, or lower "
+            "torchrun's --nproc-per-node."
+        )
 
 
 def training_steps(section: TrainSection, data: ImageData, space: MobileNetV3Space) -> list[tuple[Phase, int]]:
@@ -72,6 +90,7 @@ class Trainer:
         self.schedule = training_steps(section, data, self.space)
         self.total = sum(steps for _, steps in self.schedule)
         self.batches = BatchOrder(data, section.batch_size, section.seed)
+        _check_parts(min(section.batch_size, len(data.train)))
         self.epoch_steps = steps_per_epoch(len(data.train), section.batch_size)
         self.counters = Counters()
         self.teacher: nn.Module | None = None
@@ -109,6 +128,8 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Write everything the rest of the run depends on; momentum and teacher begin anew with a phase."""
+        if processes.index():
+            return
         tensors: dict[str, Tensor] = module_tensors("supernet", self.supernet)
         if self.counters.step:
             tensors |= optimizer_tensors("momentum", self.optimizer, self.supernet)
@@ -120,7 +141,8 @@ class Trainer:
         return self.supernet.teacher(self.section.exit_ensemble).requires_grad_(False).train()
 
     def begin_phase(self) -> None:
-        """Sort channels, choose the teacher, forget momentum."""
+        """Sort channels, choose the teacher, forget momentum; all processes begin with the first one's weights."""
+        processes.take_from_first(self.supernet)
         if self.phase.sort_stage is not None:
             self.supernet.sort_channels(self.phase.sort_stage)
         teaches = self.phase.distil and self.section.distillation > 0
@@ -171,7 +193,8 @@ class Trainer:
         start = saved = time.monotonic()
         before = self.counters.seconds
         budget = (self.section.time_budget_minutes or float("inf")) * 60
-        while not self.counters.complete and self.counters.seconds < budget:
+        out_of_time = processes.decided(self.counters.seconds >= budget)
+        while not self.counters.complete and not out_of_time:
             self.supernet.train()
             if self.counters.step == 0:
                 self.begin_phase()
@@ -179,7 +202,7 @@ class Trainer:
             now = time.monotonic()
             self.counters.seconds = before + now - start
             advance(1, f"{name}, loss {loss:.3f}")
-            out_of_time = self.counters.seconds >= budget and not self.counters.complete
+            out_of_time = processes.decided(self.counters.seconds >= budget)
             if self.counters.step == 0 or out_of_time or now - saved >= self.section.checkpoint_minutes * 60:
                 self.checkpoint()
                 saved = time.monotonic()

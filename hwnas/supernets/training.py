@@ -12,11 +12,12 @@ from hwnas.errors import ConfigError
 from hwnas.files import read_json, write_json
 from hwnas.progress import Advance, progress_bar
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
+from hwnas.supernets import processes
 from hwnas.supernets.adaptation import AdaptReport, adapt
 from hwnas.supernets.evaluation import AccuracyEvaluator, check_fits
 from hwnas.supernets.phases import phases_of
 from hwnas.supernets.steps import stream
-from hwnas.supernets.trainer import MobileNetSupernet, Sampling, Trainer, training_steps
+from hwnas.supernets.trainer import MobileNetSupernet, Sampling, Trainer, training_steps, unlike_folders
 
 __all__ = ["AdaptReport", "Sampling", "TrainReport", "adapt", "phases_of", "train_supernet", "training_steps"]
 
@@ -60,6 +61,9 @@ def train_supernet(
 ) -> TrainReport:
     """Train a supernet, or go on where an earlier call was stopped.
 
+    Where a process group is up (``torchrun``), all its processes call this with the same arguments: each computes its part of
+    every batch, the weights are those of one process up to rounding, and the first one writes and evaluates.
+
     Checkpoints are kept in ``folder`` (every ``section.checkpoint_minutes`` and at the end of each phase) and lead to the
     same weights as an undisturbed run. At the end, or when ``section.time_budget_minutes`` of this call are spent, the
     weights are saved there (``supernet.json``) and the report (``training.json``).
@@ -83,10 +87,13 @@ def train_supernet(
             f"progressive shrinking trains supernets of MobileNetV3 spaces, not of {supernet.space.name!r}. "
             "Train that supernet with its own code and save it into the run's supernet folder."
         )
-    check_fits(supernet.space, data)
-    trainer = Trainer(supernet, data, section, folder, sampling)
-    resumed = trainer.restore()
-    if resumed and trainer.counters.complete and (folder / REPORT).exists():
+    with processes.first_before_others():
+        check_fits(supernet.space, data)
+        trainer = Trainer(supernet, data, section, folder, sampling)
+        resumed = trainer.restore()
+    if not processes.agree(trainer.counters.done):
+        raise processes.said_once(unlike_folders(folder))
+    if processes.decided(resumed and trainer.counters.complete and (folder / REPORT).exists()):
         return TrainReport(**read_json(folder / REPORT))
     if progress is None:
         with progress_bar("training the supernet", trainer.total) as advance:
@@ -95,10 +102,13 @@ def train_supernet(
     else:
         progress(trainer.counters.done, "")
         trainer.run(progress)
-    return _report(trainer, data)
+    if processes.index() == 0:
+        _report(trainer, data)
+    processes.decided(True)
+    return TrainReport(**read_json(folder / REPORT))
 
 
-def _report(trainer: Trainer, data: ImageData) -> TrainReport:
+def _report(trainer: Trainer, data: ImageData) -> None:
     trainer.supernet.eval()
     counters, section = trainer.counters, trainer.section
     note = ""
@@ -120,7 +130,6 @@ def _report(trainer: Trainer, data: ImageData) -> TrainReport:
     )
     trainer.supernet.save(trainer.folder, {"steps": counters.done, "complete": counters.complete})
     write_json(trainer.folder / REPORT, asdict(report))
-    return report
 
 
 def _accuracies(trainer: Trainer, data: ImageData) -> dict[str, float]:
