@@ -140,6 +140,10 @@ ExitWeights = Literal["uniform", "ascending", "descending"]
 """How several exits count: all alike, later ones more, earlier ones more."""
 
 
+Precision = Literal["fp32", "bf16"]
+"""In what convolutions compute while training."""
+
+
 class TrainSection(GrownSection):
     """Supernet training: progressive shrinking with distillation (Cai et al., "Once-for-All", 2020).
 
@@ -149,9 +153,12 @@ class TrainSection(GrownSection):
 
     ``pretrained`` names an entry of the zoo, or the folder of one (a path with a separator): its weights take the place of
     training, or with ``phases`` are where training starts; ``epochs`` is for training from scratch.
+
+    ``device`` is where training computes (``auto``: a GPU where torch sees one); with ``precision: bf16`` convolutions compute
+    in bfloat16, weights and what is accumulated stay fp32.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("exit_loss", "exit_ensemble", "pretrained")
+    later: ClassVar[tuple[str, ...]] = ("exit_loss", "exit_ensemble", "pretrained", "device", "precision")
 
     pretrained: str | None = Field(default=None, min_length=1)
     phases: tuple[PhaseSection, ...] = ()
@@ -165,6 +172,8 @@ class TrainSection(GrownSection):
     warmup_epochs: float = Field(default=1, ge=0)
     exit_loss: ExitWeights = "descending"
     exit_ensemble: ExitWeights = "ascending"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision = "fp32"
     bn_images: int = Field(default=512, ge=16)
     checkpoint_minutes: float = Field(default=10, gt=0, le=10)
     time_budget_minutes: float | None = Field(default=None, gt=0)

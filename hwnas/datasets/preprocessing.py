@@ -41,8 +41,8 @@ class Preprocessing:
             values = functional.interpolate(
                 values, size=(resolution, resolution), mode="bilinear", align_corners=False, antialias=True
             )
-        mean = torch.tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=values.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=values.device).view(1, -1, 1, 1)
         return values.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def describe(self, resolution: int) -> dict[str, Any]:

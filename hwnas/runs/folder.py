@@ -28,6 +28,7 @@ SUPERNET = "supernet"
 EXTENDABLE = (
     "train.time_budget_minutes",
     "train.checkpoint_minutes",
+    "train.device",
     "search.time_budget_minutes",
     "search.iterations",
 )

@@ -20,6 +20,7 @@ from hwnas.strategies.costs import COUNTS
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.evaluation import resolve_metric
 from hwnas.supernets.phases import phases_of
+from hwnas.supernets.placing import training_device
 from hwnas.supernets.threads import use_threads
 from hwnas.targets import Device, Target, find_device
 from hwnas.zoo.entry import Entry, find_entry
@@ -99,9 +100,11 @@ class Run:
 
     @cached_property
     def folder(self) -> RunFolder:
-        """The run's folder; claimed only once data, space and phases of training were found to be usable."""
+        """The run's folder; claimed only once data, space, phases and device of training were found to be usable."""
         if isinstance(self.space, MobileNetV3Space):
             phases_of(self.config.train, self.space)
+        if not (self.path / SUPERNET / "training.json").exists():
+            training_device(self.config.train)
         return RunFolder(self.path, self.config)
 
     @cached_property

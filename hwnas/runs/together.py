@@ -5,13 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from hwnas.config import RunConfig
 from hwnas.runs.pipeline import Pipeline
 from hwnas.runs.session import Run
 from hwnas.runs.training import settled_training, train_stage
 from hwnas.supernets import processes
+from hwnas.supernets.placing import training_device
 from hwnas.supernets.trainer import unlike_folders
 from hwnas.supernets.training import TrainReport
 
@@ -25,7 +24,7 @@ def train_together(config: RunConfig, runs: Path) -> TrainReport:
         ConfigError: Something of the run file cannot be used.
         RunFolderError: The folder holds another run, or another command works on it.
     """
-    with processes.process_group(torch.device("cpu")), ExitStack() as held:
+    with processes.process_group(training_device(config.train)), ExitStack() as held:
         with processes.first_before_others():
             pipeline = Pipeline(Run(config, runs))
             if processes.index() == 0:

@@ -48,7 +48,7 @@ def recalibrate_bn(module: nn.Module, batches: Iterable[Tensor | tuple[Tensor, T
     module.eval()
     try:
         for bn in layers:
-            zeros = torch.zeros(bn.num_features, dtype=torch.float64)
+            zeros = torch.zeros(bn.num_features, dtype=torch.float64, device=bn.weight.device)
             sums.append(_Sums(zeros, zeros.clone()))
             bn.forward = functools.partial(sums[-1].forward, bn)  # type: ignore[method-assign]
         seen = 0

@@ -14,6 +14,7 @@ from hwnas.datasets.data import ImageData
 from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
 from hwnas.supernets.evaluation import check_fits
 from hwnas.supernets.phases import Phase
+from hwnas.supernets.placing import placed, training_device
 from hwnas.supernets.steps import BatchOrder, LossSetting, accumulate, stream
 from hwnas.supernets.trainer import MobileNetSupernet, training_steps
 
@@ -46,7 +47,8 @@ def estimate_training(supernet: MobileNetSupernet, data: ImageData, section: Tra
     check_fits(supernet.space, data)
     space = supernet.space
     assert isinstance(space, MobileNetV3Space)
-    work = copy.deepcopy(supernet).train()
+    device = training_device(section)
+    work, data = copy.deepcopy(supernet).to(device).train(), placed(data, device)
     middle = space.resolutions[len(space.resolutions) // 2]
     ends = [dataclasses.replace(end, resolution=middle) for end in (space.smallest, space.largest)]
     times = [_step_seconds(work, data, section, end) for end in ends]
@@ -75,6 +77,13 @@ def _step_seconds(
     times = []
     for step in range(2):
         start = time.perf_counter()
-        accumulate(work, [architecture], batches.batch(0, step, architecture.resolution), None, LossSetting())
+        accumulate(
+            work,
+            [architecture],
+            batches.batch(0, step, architecture.resolution),
+            None,
+            LossSetting(),
+            section.precision,
+        )
         times.append(time.perf_counter() - start)
     return min(times)

@@ -85,7 +85,7 @@ def predict_logits(module: nn.Module, batches: Iterable[Batch]) -> tuple[NDArray
     finally:
         module.train(training)
     logits, labels = torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
-    return logits.float().numpy(), labels.numpy()
+    return logits.float().cpu().numpy(), labels.cpu().numpy()
 
 
 def evaluate_module(

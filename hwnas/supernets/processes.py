@@ -57,7 +57,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     if asked_processes() == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
+    gpu = device.type == "cuda"
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=WAIT, device_id=device if gpu else None)
     try:
         yield
     finally:
@@ -156,7 +157,7 @@ def total(value: float) -> float:
 
 def said_once(error: HwnasError) -> BaseException:
     """Return what to raise for a mistake that all processes meet at once: only the first one says it."""
-    return SystemExit(error.exit_code) if index() else error
+    return SystemExit(error.exit_code) if index() or asked_index() else error
 
 
 def agree(value: int) -> bool:

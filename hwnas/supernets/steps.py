@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hwnas.config import Precision
 from hwnas.datasets.data import ImageData
 from hwnas.errors import ConfigError
 from hwnas.supernets import processes
@@ -124,6 +125,7 @@ def accumulate(
     batch: tuple[Tensor, Tensor],
     teacher: nn.Module | None,
     setting: LossSetting,
+    precision: Precision = "fp32",
 ) -> float:
     """Add the gradient of the mean loss over ``architectures`` on one batch; returns that loss.
 
@@ -135,17 +137,19 @@ def accumulate(
     part = processes.part_of(len(batch[1]))
     images, labels = batch[0][part], batch[1][part]
     share = len(labels) / len(batch[1])
-    soft = soft_labels(teacher, images, setting)
-    total = 0.0
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        soft = soft_labels(teacher, images, setting)
+    losses = []
     for architecture in architectures:
         supernet.set_active(architecture)
-        loss = network_loss(supernet, images, labels, soft, setting) / len(architectures)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = network_loss(supernet, images, labels, soft, setting) / len(architectures)
         if share < 1:
             loss = loss * share
         loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
+        losses.append(loss.detach())
     processes.sum_gradients(supernet.parameters())
-    total = processes.total(total)
+    total = processes.total(sum(map(float, losses)))
     if not np.isfinite(total):
         raise processes.said_once(
             ConfigError(

@@ -27,7 +27,9 @@ REQUIRED = ("supernet", "space", "weights", "weights_sha256", "extra")
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Return named tensors as the bytes of one safetensors file."""
-    data: bytes = safetensors_save({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()})
+    data: bytes = safetensors_save(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    )
     return data
 
 

@@ -32,6 +32,7 @@ from hwnas.supernets.checkpoints import (
 )
 from hwnas.supernets.exits import exit_weights
 from hwnas.supernets.phases import Phase, learning_rate_at, phases_of, steps_per_epoch
+from hwnas.supernets.placing import placed, training_device
 from hwnas.supernets.steps import BatchOrder, LossSetting, accumulate, make_optimizer, resolution_stream, subnet_stream
 from hwnas.supernets.storage import load_tensors
 
@@ -39,7 +40,7 @@ Sampling = Literal["uniform", "sandwich"]
 """``uniform``: every network of a step is drawn at random. ``sandwich``: of two or more, the first is the phase's largest
 and the second its smallest."""
 
-NOT_IDENTITY = ("time_budget_minutes", "checkpoint_minutes")
+NOT_IDENTITY = ("time_budget_minutes", "checkpoint_minutes", "device")
 HISTORY_PER_PHASE = 20
 
 MobileNetSupernet = Supernet[MobileNetV3Architecture]
@@ -83,13 +84,15 @@ class Trainer:
     ) -> None:
         assert isinstance(supernet.space, MobileNetV3Space)
         self.space = supernet.space
-        self.supernet = supernet
+        self.device = training_device(section)
+        self.supernet = supernet.to(self.device)
         self.section = section
         self.folder = folder
         self.sampling = sampling
         self.schedule = training_steps(section, data, self.space)
         self.total = sum(steps for _, steps in self.schedule)
-        self.batches = BatchOrder(data, section.batch_size, section.seed)
+        self.data = placed(data, self.device)
+        self.batches = BatchOrder(self.data, section.batch_size, section.seed)
         _check_parts(min(section.batch_size, len(data.train)))
         self.epoch_steps = steps_per_epoch(len(data.train), section.batch_size)
         self.counters = Counters()
@@ -163,7 +166,7 @@ class Trainer:
         architectures = [self._draw(index, step, subnet) for subnet in range(self.phase.subnets)]
         exits = exit_weights(self.section.exit_loss, len(self.space.stages)) if self.phase.all_exits else None
         setting = LossSetting(self.section.label_smoothing, self.section.distillation, exits)
-        loss = accumulate(self.supernet, architectures, batch, self.teacher, setting)
+        loss = accumulate(self.supernet, architectures, batch, self.teacher, setting, self.section.precision)
         self.optimizer.step()
         self._count(loss, steps)
         return loss

@@ -16,6 +16,7 @@ from hwnas.supernets import processes
 from hwnas.supernets.adaptation import AdaptReport, adapt
 from hwnas.supernets.evaluation import AccuracyEvaluator, check_fits
 from hwnas.supernets.phases import phases_of
+from hwnas.supernets.placing import device_name
 from hwnas.supernets.steps import stream
 from hwnas.supernets.trainer import MobileNetSupernet, Sampling, Trainer, training_steps, unlike_folders
 
@@ -38,6 +39,7 @@ class TrainReport:
         history: ``[steps done, mean loss]``.
         accuracies: Validation accuracy after recalibration: ``largest``, ``smallest``, ``random-0``, ...
         note: A sentence for the person, empty when there is nothing to say.
+        device: Where training computed last: ``cpu``, or a GPU's name.
     """
 
     complete: bool
@@ -48,6 +50,7 @@ class TrainReport:
     history: list[list[float]]
     accuracies: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    device: str = ""
 
 
 def train_supernet(
@@ -78,7 +81,7 @@ def train_supernet(
 
     Raises:
         SpaceError: The space does not fit the data.
-        ConfigError: The space has no phases here, a phase cannot be used, or the loss is not finite.
+        ConfigError: The space has no phases here, a phase or the device cannot be used, or the loss is not finite.
         RunFolderError: ``folder`` holds the training of another configuration.
         StorageError: Writing failed.
     """
@@ -94,6 +97,7 @@ def train_supernet(
     if not processes.agree(trainer.counters.done):
         raise processes.said_once(unlike_folders(folder))
     if processes.decided(resumed and trainer.counters.complete and (folder / REPORT).exists()):
+        supernet.cpu()
         return TrainReport(**read_json(folder / REPORT))
     if progress is None:
         with progress_bar("training the supernet", trainer.total) as advance:
@@ -102,13 +106,13 @@ def train_supernet(
     else:
         progress(trainer.counters.done, "")
         trainer.run(progress)
-    if processes.index() == 0:
-        _report(trainer, data)
+    report = _report(trainer) if processes.index() == 0 else None
     processes.decided(True)
-    return TrainReport(**read_json(folder / REPORT))
+    supernet.cpu()
+    return report or TrainReport(**read_json(folder / REPORT))
 
 
-def _report(trainer: Trainer, data: ImageData) -> None:
+def _report(trainer: Trainer) -> TrainReport:
     trainer.supernet.eval()
     counters, section = trainer.counters, trainer.section
     note = ""
@@ -125,16 +129,18 @@ def _report(trainer: Trainer, data: ImageData) -> None:
         seconds=counters.seconds,
         phases=[{"name": phase.name, "steps": steps} for phase, steps in trainer.schedule],
         history=counters.history,
-        accuracies=_accuracies(trainer, data),
+        accuracies=_accuracies(trainer),
         note=note,
+        device=device_name(trainer.device),
     )
     trainer.supernet.save(trainer.folder, {"steps": counters.done, "complete": counters.complete})
     write_json(trainer.folder / REPORT, asdict(report))
+    return report
 
 
-def _accuracies(trainer: Trainer, data: ImageData) -> dict[str, float]:
+def _accuracies(trainer: Trainer) -> dict[str, float]:
     space = trainer.space
-    evaluator = AccuracyEvaluator(trainer.supernet, data, bn_images=trainer.section.bn_images)
+    evaluator = AccuracyEvaluator(trainer.supernet, trainer.data, bn_images=trainer.section.bn_images)
     rows = space.sample(stream(trainer.section.seed), RANDOM_REPORTED)
     named = {"largest": space.largest, "smallest": space.smallest}
     named |= {f"random-{index}": space.decode(row) for index, row in enumerate(rows)}
