@@ -23,6 +23,7 @@ from pydantic import (
 
 from hwnas.errors import ConfigError
 from hwnas.files import digest
+from hwnas.presets import PRESETS
 
 
 class Section(BaseModel):
@@ -123,7 +124,7 @@ class PhaseSection(GrownSection):
     for spaces with parallel blocks and with early exits.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("level", "exit")
+    later: ClassVar[tuple[str, ...]] = ("level", "exit", "warmup_epochs")
 
     name: str
     epochs: float = Field(gt=0)
@@ -134,6 +135,7 @@ class PhaseSection(GrownSection):
     exit: tuple[int, ...] | None = None
     learning_rate: float | None = Field(default=None, gt=0)
     subnets: int = Field(default=1, ge=1)
+    warmup_epochs: float | None = Field(default=None, ge=0)
 
 
 ExitWeights = Literal["uniform", "ascending", "descending"]
@@ -156,9 +158,11 @@ class TrainSection(GrownSection):
 
     ``device`` is where training computes (``auto``: a GPU where torch sees one); with ``precision: bf16`` convolutions compute
     in bfloat16, weights and what is accumulated stay fp32.
+
+    ``preset`` sets phases and every key that the run file does not name; see :mod:`hwnas.presets`.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("exit_loss", "exit_ensemble", "pretrained", "device", "precision")
+    later: ClassVar[tuple[str, ...]] = ("exit_loss", "exit_ensemble", "pretrained", "device", "precision", "preset")
 
     pretrained: str | None = Field(default=None, min_length=1)
     phases: tuple[PhaseSection, ...] = ()
@@ -174,10 +178,23 @@ class TrainSection(GrownSection):
     exit_ensemble: ExitWeights = "ascending"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "fp32"
+    preset: Literal["paper", "gpu-30min", "cpu-60min"] | None = None
     bn_images: int = Field(default=512, ge=16)
     checkpoint_minutes: float = Field(default=10, gt=0, le=10)
     time_budget_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, raw: Any) -> Any:
+        preset = PRESETS.get(str(raw.get("preset"))) if isinstance(raw, dict) else None
+        return {**preset.section, **raw} if preset else raw
+
+    @model_validator(mode="after")
+    def _phases_once(self) -> TrainSection:
+        if self.preset and self.phases:
+            raise ValueError(f"preset={self.preset} has phases of its own: take out preset, or phases")
+        return self
 
 
 Amount = float | str | None

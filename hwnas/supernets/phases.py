@@ -17,20 +17,11 @@ import numpy as np
 
 from hwnas.config import PhaseSection, TrainSection
 from hwnas.errors import ConfigError
+from hwnas.presets import PRESETS, PhasePreset
 from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
 from hwnas.spaces.mobilenetv3_codes import BOTTLENECK, LEVELS, sets_of_level
 
-EPOCH_SHARES = {
-    **{"full": 180, "kernel": 125, "level-1": 25, "level-2": 125},
-    **{"depth-1": 25, "depth-2": 125, "expand-1": 25, "expand-2": 125},
-}
-"""Epochs of each phase in the published scripts (warm-up included); only their ratios matter here."""
-
-EXIT_SHARES = (25, 65, 95, 125)
-"""Those of the exit phases; the last one allows every exit."""
-
-SUBNETS = {"full": 1, "kernel": 1, "level": 2, "exit": 2, "depth": 2, "expand": 4}
-"""Networks sampled per step in the published scripts."""
+EXIT_PHASES = sum(name.startswith("exit-") for name in PRESETS["paper"].phases)
 
 _NEEDS = {"level": "blocks: parallel (or dense-parallel)", "exit": "exits: early"}
 
@@ -76,6 +67,7 @@ class Phase:
         epochs: Passes over the training images (shared between widths).
         learning_rate: Peak learning rate.
         subnets: Networks sampled per step.
+        warmup_epochs: Epochs in which the learning rate rises to its peak.
         sort_stage: Channel sorting before the phase, by the number of reductions already trained; None: no sorting.
         distil: Whether the largest network teaches.
     """
@@ -85,6 +77,7 @@ class Phase:
     epochs: float
     learning_rate: float
     subnets: int
+    warmup_epochs: float
     sort_stage: int | None = None
     distil: bool = False
 
@@ -157,6 +150,10 @@ def phases_of(section: TrainSection, space: MobileNetV3Space) -> tuple[Phase, ..
     is split in the published proportions. Every phase peaks at the section's learning rate: the published script lowers
     it to 6-37 %, which suits its 180 epochs of ``full``; after a few epochs it leaves the small networks behind.
 
+    With ``preset`` every phase has the preset's epochs, rate and warm-up. The section's ``epochs`` and ``learning_rate`` are
+    then those of the whole preset, so that others stretch all of its phases alike; a phase this space lacks takes its epochs
+    with it.
+
     With ``phases``, a choice a phase does not name stays as in the phase before (only the largest at first).
 
     Raises:
@@ -167,31 +164,41 @@ def phases_of(section: TrainSection, space: MobileNetV3Space) -> tuple[Phase, ..
     return tuple(_finish(phases))
 
 
-def _steps_of(key: str, allowed: tuple[T, ...]) -> list[tuple[str, tuple[T, ...], float]]:
-    """Return the phases that shrink one choice: name, what is allowed, share of the epochs."""
+def _steps_of(key: str, allowed: tuple[T, ...]) -> list[tuple[str, tuple[T, ...], str]]:
+    """Return the phases that shrink one choice: name, what is allowed, what they are called in a preset."""
     if key == "exit":
-        shares = (EXIT_SHARES[0],) * (len(allowed) - 1 - len(EXIT_SHARES)) + EXIT_SHARES
-        counts = range(2, len(allowed) + 1)
-        used = shares[len(shares) - len(counts) :]
-        return [(f"exit-{i + 1}", allowed[-n:], used[i]) for i, n in enumerate(counts)]
+        last = len(allowed) - 1  # the preset's last exit phase is the last one here
+        return [(f"exit-{i}", allowed[-i - 1 :], f"exit-{max(1, EXIT_PHASES - last + i)}") for i in range(1, last + 1)]
     names = {"kernel": {0: "kernel"}}.get(key, {2: f"{key}-1", 0: f"{key}-2"})
-    return [
-        (name, allowed[-count:], EPOCH_SHARES[name]) for count, name in names.items() if len(allowed) > max(1, count)
-    ]
+    return [(name, allowed[-count:], name) for count, name in names.items() if len(allowed) > max(1, count)]
 
 
 def _published(section: TrainSection, space: MobileNetV3Space) -> list[Phase]:
     everything = Choices.of(space)
     choices = everything.largest()
-    steps: list[tuple[str, Choices, float]] = [("full", choices, EPOCH_SHARES["full"])]
+    preset = PRESETS[section.preset or "paper"]
+    steps: list[tuple[str, Choices, PhasePreset]] = [("full", choices, preset.phases["full"])]
     for key in ("kernel", "level", "exit", "depth", "expand"):
-        for name, allowed, share in _steps_of(key, getattr(everything, key)):
+        for name, allowed, called in _steps_of(key, getattr(everything, key)):
             choices = dataclasses.replace(choices, **{key: allowed})
-            steps.append((name, choices, share))
-    total = sum(share for *_, share in steps)
+            steps.append((name, choices, preset.phases[called]))
+    if section.preset is None:
+        total = sum(phase.epochs for *_, phase in steps)
+        rate, warmup = section.learning_rate, section.warmup_epochs
+        return [
+            Phase(n, c, section.epochs * phase.epochs / total, rate, phase.subnets, warmup) for n, c, phase in steps
+        ]
+    stretch, faster = section.epochs / preset.epochs, section.learning_rate / preset.learning_rate
     return [
-        Phase(name, allowed, section.epochs * share / total, section.learning_rate, SUBNETS[name.partition("-")[0]])
-        for name, allowed, share in steps
+        Phase(
+            name,
+            allowed,
+            phase.epochs * stretch,
+            phase.learning_rate * faster,
+            phase.subnets,
+            section.warmup_epochs if phase.warmup else 0,
+        )
+        for name, allowed, phase in steps
     ]
 
 
@@ -205,7 +212,8 @@ def _given(given: Sequence[PhaseSection], section: TrainSection, space: MobileNe
             before, allowed = getattr(choices, field.name), getattr(everything, field.name)
             choices = dataclasses.replace(choices, **{field.name: _allowed(named, before, allowed, key)})
         rate = entry.learning_rate or section.learning_rate
-        phases.append(Phase(entry.name, choices, entry.epochs, rate, entry.subnets))
+        warmup = section.warmup_epochs if entry.warmup_epochs is None else entry.warmup_epochs
+        phases.append(Phase(entry.name, choices, entry.epochs, rate, entry.subnets, warmup))
     return phases
 
 

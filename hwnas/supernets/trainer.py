@@ -158,7 +158,7 @@ class Trainer:
         index, step, steps = counters.phase, counters.step, self.schedule[counters.phase][1]
         resolutions = self.space.resolutions
         resolution = resolutions[int(resolution_stream(seed, index, step).integers(len(resolutions)))]
-        warmup = min(round(self.section.warmup_epochs * self.epoch_steps), steps // 5)
+        warmup = min(round(self.phase.warmup_epochs * self.epoch_steps), steps // 5)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, steps, warmup, self.phase.learning_rate)
         self.optimizer.zero_grad()

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from hwnas.config import PhaseSection, TrainSection
+from hwnas.config import PhaseSection, TrainSection, parse_section
 from hwnas.errors import ConfigError
+from hwnas.presets import PRESETS
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.supernets.phases import learning_rate_at, phases_of
 
@@ -83,3 +84,70 @@ def test_learning_rate_warms_up_then_falls_to_zero() -> None:
     assert rates[99] < 0.01
     assert learning_rate_at(0, 1, 0, 2.0) == 2.0
     assert math.isfinite(learning_rate_at(0, 0, 0, 1.0))
+
+
+EVERYTHING = MobileNetV3Space(classes=10, blocks="dense-parallel", exits="early")
+
+
+def test_the_paper_preset_is_the_published_table() -> None:
+    section = TrainSection(preset="paper")
+    rows = [
+        (phase.name, phase.epochs, phase.warmup_epochs, phase.learning_rate, phase.subnets)
+        for phase in phases_of(section, EVERYTHING)
+    ]
+    assert rows == [
+        ("full", 180, 0, pytest.approx(0.08), 1),
+        ("kernel", 125, 5, pytest.approx(0.03), 1),
+        ("level-1", 25, 0, pytest.approx(0.0025), 2),
+        ("level-2", 125, 5, pytest.approx(0.0075), 2),
+        ("exit-1", 25, 0, pytest.approx(0.001875), 2),
+        ("exit-2", 65, 5, pytest.approx(0.00375), 2),
+        ("exit-3", 95, 5, pytest.approx(0.0075), 2),
+        ("exit-4", 125, 5, pytest.approx(0.015), 2),
+        ("depth-1", 25, 0, pytest.approx(0.0025), 2),
+        ("depth-2", 125, 5, pytest.approx(0.0075), 2),
+        ("expand-1", 25, 0, pytest.approx(0.0025), 4),
+        ("expand-2", 125, 5, pytest.approx(0.0075), 4),
+    ]
+    assert (section.batch_size, section.weight_decay, section.label_smoothing) == (64, 3e-5, 0.1)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_presets_leave_out_what_a_space_lacks_and_change_nothing_else(name: str) -> None:
+    section = TrainSection(preset=name)
+    everything = {phase.name: phase for phase in phases_of(section, EVERYTHING)}
+    assert list(everything) == list(PRESETS["paper"].phases)
+    assert sum(phase.epochs for phase in everything.values()) == pytest.approx(section.epochs)
+    base = phases_of(section, OFA)
+    assert [phase.name for phase in base] == [n for n in everything if n.partition("-")[0] not in ("level", "exit")]
+    assert [phase.epochs for phase in base] == [everything[phase.name].epochs for phase in base]
+    three = {"channels": 16, "stride": 2, "activation": "relu", "se": False}
+    short = MobileNetV3Space(classes=10, exits="early", stages=[three] * 3)
+    exits = [phase for phase in phases_of(section, short) if phase.choices.exit == (2, 3) or phase.name == "exit-2"]
+    assert [phase.epochs for phase in exits] == [everything[name].epochs for name in ("exit-3", "exit-4")]
+
+
+def test_own_keys_win_over_a_preset() -> None:
+    preset = TrainSection(preset="gpu-30min")
+    own = TrainSection(preset="gpu-30min", epochs=2 * preset.epochs, learning_rate=0.05, batch_size=32, warmup_epochs=0)
+    assert own.batch_size == 32
+    for before, after in zip(phases_of(preset, OFA), phases_of(own, OFA), strict=True):
+        assert after.epochs == pytest.approx(2 * before.epochs)
+        assert after.learning_rate == pytest.approx(before.learning_rate / 4)
+        assert after.warmup_epochs == 0
+    assert TrainSection.model_validate(own.model_dump(mode="json")) == own
+    assert TrainSection.model_validate(preset.model_dump(mode="json")) == preset
+    assert "preset" not in TrainSection().model_dump(mode="json")
+
+
+def test_a_preset_and_phases_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match="preset=paper has phases of its own: take out preset, or phases"):
+        parse_section(TrainSection, {"preset": "paper", "phases": [{"name": "full", "epochs": 1}]}, "train")
+    with pytest.raises(ConfigError, match="preset"):
+        parse_section(TrainSection, {"preset": "quick"}, "train")
+
+
+def test_a_phase_may_have_a_warmup_of_its_own() -> None:
+    given = (PhaseSection(name="a", epochs=1), PhaseSection(name="b", epochs=2, warmup_epochs=0.5))
+    assert [phase.warmup_epochs for phase in phases_of(TrainSection(phases=given, warmup_epochs=2), OFA)] == [2, 0.5]
+    assert "warmup_epochs" not in PhaseSection(name="a", epochs=1).model_dump(mode="json")
