@@ -502,7 +502,10 @@ def train(config: RunConfig | Path | str, *, runs: Path = RUNS) -> Outcome:
     config = _config(config)
     report = train_together(config, Path(runs))
     rows: list[tuple[Any, ...]] = [("steps", f"{report.steps} of {report.steps_total}"), ("seconds", report.seconds)]
+    for phase in report.phases:
+        rows += [(f"after phase {phase['name']}, {name}", value) for name, value in phase.get("accuracies", {}).items()]
     rows += [(f"validation accuracy, {name}", value) for name, value in report.accuracies.items()]
+    rows += [("device", report.device)] if report.device else []
     rows += [("note", report.note)] if report.note else []
     return Outcome(f"supernet in {Path(runs) / config.name / 'supernet'}", ("what", "value"), rows)
 

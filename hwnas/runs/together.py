@@ -10,8 +10,8 @@ from hwnas.runs.pipeline import Pipeline
 from hwnas.runs.session import Run
 from hwnas.runs.training import settled_training, train_stage
 from hwnas.supernets import processes
+from hwnas.supernets.checkpoints import unlike_folders
 from hwnas.supernets.placing import training_device
-from hwnas.supernets.trainer import unlike_folders
 from hwnas.supernets.training import TrainReport
 
 

@@ -32,6 +32,7 @@ class Counters:
         loss_count: Their number.
         history: ``[steps done, mean loss]``, about twenty entries a phase.
         complete: Every phase is done.
+        accuracies: Of networks of each finished phase, by the phase's index.
     """
 
     phase: int = 0
@@ -42,6 +43,7 @@ class Counters:
     loss_count: int = 0
     history: list[list[float]] = field(default_factory=list)
     complete: bool = False
+    accuracies: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, identity: dict[str, Any], counters: Counters, tensors: Mapping[str, Tensor]) -> None:
@@ -113,3 +115,11 @@ def restore_optimizer(optimizer: torch.optim.SGD, module: nn.Module, momenta: Ma
         if name in momenta:
             momentum = torch.empty_like(parameter).copy_(momenta[name])
             optimizer.state[parameter]["momentum_buffer"] = momentum
+
+
+def unlike_folders(folder: Path) -> RunFolderError:
+    """Return the error of processes that do not find the same files."""
+    return RunFolderError(
+        f"the processes of this training do not find the same files in {folder}. "
+        "Put the runs folder (--runs) where every machine reads and writes it."
+    )

@@ -13,13 +13,11 @@ from hwnas.config import TrainSection
 from hwnas.datasets.data import ImageData
 from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
 from hwnas.supernets.evaluation import check_fits
+from hwnas.supernets.pace import TEACHER_SHARE
 from hwnas.supernets.phases import Phase
 from hwnas.supernets.placing import placed, training_device
 from hwnas.supernets.steps import BatchOrder, LossSetting, accumulate, stream
 from hwnas.supernets.trainer import MobileNetSupernet, training_steps
-
-TEACHER_SHARE = 1 / 3
-"""A forward pass is about a third of a training step."""
 
 SAMPLES = 8
 

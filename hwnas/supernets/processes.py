@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hwnas.errors import HwnasError
+from hwnas.errors import ConfigError, HwnasError
 
 WAIT = timedelta(hours=2)
 """How long a process waits for another: the first one evaluates networks alone."""
@@ -97,6 +97,19 @@ def decided(value: bool) -> bool:
 def part_of(images: int) -> slice:
     """Return which images of a batch are this process's; the parts differ by one image at most."""
     return slice(images * index() // count(), images * (index() + 1) // count())
+
+
+def check_parts(images: int) -> None:
+    """Raise unless every process gets an image of a batch.
+
+    Raises:
+        ConfigError: There are more processes than images.
+    """
+    if images < count():
+        raise ConfigError(
+            f"a batch of {images} images cannot be shared by {count()} processes. Raise train.batch_size, or lower torchrun's "
+            "--nproc-per-node."
+        )
 
 
 class _Sum(torch.autograd.Function):

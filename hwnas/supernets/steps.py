@@ -20,7 +20,7 @@ from hwnas.supernets.base import AnySupernet
 
 MOMENTUM = 0.9
 
-_ORDER, _AUGMENT, _RESOLUTION, _SUBNET = range(4)
+_ORDER, _AUGMENT, _RESOLUTION, _SUBNET, _PROBE = range(5)
 
 
 def stream(*key: int) -> np.random.Generator:
@@ -36,6 +36,11 @@ def resolution_stream(seed: int, phase: int, step: int) -> np.random.Generator:
 def subnet_stream(seed: int, phase: int, step: int, subnet: int) -> np.random.Generator:
     """Return the generator that draws one network of a step."""
     return stream(seed, _SUBNET, phase, step, subnet)
+
+
+def probe_stream(seed: int, phase: int, number: int) -> np.random.Generator:
+    """Return the generator that draws one of the networks evaluated after a phase."""
+    return stream(seed, _PROBE, phase, number)
 
 
 class BatchOrder:

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from hwnas.config import TrainSection
 from hwnas.datasets.data import ImageData
-from hwnas.errors import ConfigError, RunFolderError
 from hwnas.progress import Advance
 from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
-from hwnas.supernets import processes
+from hwnas.supernets import probes, processes
 from hwnas.supernets.base import Supernet
 from hwnas.supernets.checkpoints import (
     Counters,
@@ -31,6 +30,7 @@ from hwnas.supernets.checkpoints import (
     with_prefix,
 )
 from hwnas.supernets.exits import exit_weights
+from hwnas.supernets.pace import Pace, in_words
 from hwnas.supernets.phases import Phase, learning_rate_at, phases_of, steps_per_epoch
 from hwnas.supernets.placing import placed, training_device
 from hwnas.supernets.steps import BatchOrder, LossSetting, accumulate, make_optimizer, resolution_stream, subnet_stream
@@ -44,22 +44,6 @@ NOT_IDENTITY = ("time_budget_minutes", "checkpoint_minutes", "device")
 HISTORY_PER_PHASE = 20
 
 MobileNetSupernet = Supernet[MobileNetV3Architecture]
-
-
-def unlike_folders(folder: Path) -> RunFolderError:
-    """Return the error of processes that do not find the same files."""
-    return RunFolderError(
-        f"the processes of this training do not find the same files in {folder}. "
-        "Put the runs folder (--runs) where every machine reads and writes it."
-    )
-
-
-def _check_parts(batch: int) -> None:
-    if batch < processes.count():
-        raise ConfigError(
-            f"a batch of {batch} images cannot be shared by {processes.count()} processes. Raise train.batch_size, or lower "
-            "torchrun's --nproc-per-node."
-        )
 
 
 def training_steps(section: TrainSection, data: ImageData, space: MobileNetV3Space) -> list[tuple[Phase, int]]:
@@ -93,7 +77,7 @@ class Trainer:
         self.total = sum(steps for _, steps in self.schedule)
         self.data = placed(data, self.device)
         self.batches = BatchOrder(self.data, section.batch_size, section.seed)
-        _check_parts(min(section.batch_size, len(data.train)))
+        processes.check_parts(min(section.batch_size, len(data.train)))
         self.epoch_steps = steps_per_epoch(len(data.train), section.batch_size)
         self.counters = Counters()
         self.teacher: nn.Module | None = None
@@ -191,20 +175,36 @@ class Trainer:
             counters.phase, counters.step = counters.phase + 1, 0
             counters.complete = counters.phase == len(self.schedule)
 
+    def _told(self, index: int, loss: float, left: float) -> str:
+        name = self.schedule[index][0].name
+        return f"{name} ({index + 1} of {len(self.schedule)}), loss {loss:.3f}, {in_words(left)} left"
+
+    def _probe(self, index: int) -> None:
+        """Evaluate a few networks of the phase that ended; a kill meanwhile costs the steps since the last checkpoint."""
+        if processes.index():
+            return
+        section, named = self.section, probes.of_phase(self.schedule[index][0], index, self.space, self.section.seed)
+        self.counters.accuracies[str(index)] = probes.accuracies(
+            self.supernet, self.data, named, section.bn_images, probes.PHASE_IMAGES
+        )
+
     def run(self, advance: Advance) -> bool:
         """Train to the end or until the time budget, over all starts, is spent; returns whether it came to the end."""
         start = saved = time.monotonic()
-        before = self.counters.seconds
+        before, pace = self.counters.seconds, Pace(self.schedule, self.counters.done)
         budget = (self.section.time_budget_minutes or float("inf")) * 60
         out_of_time = processes.decided(self.counters.seconds >= budget)
         while not self.counters.complete and not out_of_time:
             self.supernet.train()
             if self.counters.step == 0:
                 self.begin_phase()
-            name, loss = self.phase.name, self.step()
+            index, loss = self.counters.phase, self.step()
+            left = pace.seconds_left(self.counters.done, time.monotonic() - start)
+            advance(1, self._told(index, loss, left))
+            if self.counters.step == 0:
+                self._probe(index)
             now = time.monotonic()
             self.counters.seconds = before + now - start
-            advance(1, f"{name}, loss {loss:.3f}")
             out_of_time = processes.decided(self.counters.seconds >= budget)
             if self.counters.step == 0 or out_of_time or now - saved >= self.section.checkpoint_minutes * 60:
                 self.checkpoint()

@@ -12,18 +12,17 @@ from hwnas.errors import ConfigError
 from hwnas.files import read_json, write_json
 from hwnas.progress import Advance, progress_bar
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
-from hwnas.supernets import processes
+from hwnas.supernets import probes, processes
 from hwnas.supernets.adaptation import AdaptReport, adapt
-from hwnas.supernets.evaluation import AccuracyEvaluator, check_fits
+from hwnas.supernets.checkpoints import unlike_folders
+from hwnas.supernets.evaluation import check_fits
 from hwnas.supernets.phases import phases_of
 from hwnas.supernets.placing import device_name
-from hwnas.supernets.steps import stream
-from hwnas.supernets.trainer import MobileNetSupernet, Sampling, Trainer, training_steps, unlike_folders
+from hwnas.supernets.trainer import MobileNetSupernet, Sampling, Trainer, training_steps
 
 __all__ = ["AdaptReport", "Sampling", "TrainReport", "adapt", "phases_of", "train_supernet", "training_steps"]
 
 REPORT = "training.json"
-RANDOM_REPORTED = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class TrainReport:
         steps: Steps done.
         steps_total: Steps of the schedule.
         seconds: Time spent over all starts.
-        phases: Name and steps of each phase.
+        phases: ``name`` and ``steps`` of each phase, and ``accuracies`` as below of networks of the phase (on at most 2,000
+            images) as they were at its end.
         history: ``[steps done, mean loss]``.
         accuracies: Validation accuracy after recalibration: ``largest``, ``smallest``, ``random-0``, ...
         note: A sentence for the person, empty when there is nothing to say.
@@ -100,16 +100,19 @@ def train_supernet(
         supernet.cpu()
         return TrainReport(**read_json(folder / REPORT))
     if progress is None:
-        with progress_bar("training the supernet", trainer.total) as advance:
-            advance(trainer.counters.done, "")
-            trainer.run(advance)
+        with progress_bar("training the supernet", trainer.total, clock=False) as advance:
+            _run(trainer, advance)
     else:
-        progress(trainer.counters.done, "")
-        trainer.run(progress)
+        _run(trainer, progress)
     report = _report(trainer) if processes.index() == 0 else None
     processes.decided(True)
     supernet.cpu()
     return report or TrainReport(**read_json(folder / REPORT))
+
+
+def _run(trainer: Trainer, advance: Advance) -> None:
+    advance(trainer.counters.done, "")
+    trainer.run(advance)
 
 
 def _report(trainer: Trainer) -> TrainReport:
@@ -122,26 +125,21 @@ def _report(trainer: Trainer) -> TrainReport:
             f"{trainer.total} steps, in phase {trainer.phase.name!r}; later phases are not trained. "
             "Raise the budget and give the same command again to go on."
         )
+    named = probes.of_space(trainer.space, section.seed)
     report = TrainReport(
         complete=counters.complete,
         steps=counters.done,
         steps_total=trainer.total,
         seconds=counters.seconds,
-        phases=[{"name": phase.name, "steps": steps} for phase, steps in trainer.schedule],
+        phases=[
+            {"name": phase.name, "steps": steps, "accuracies": counters.accuracies.get(str(index), {})}
+            for index, (phase, steps) in enumerate(trainer.schedule)
+        ],
         history=counters.history,
-        accuracies=_accuracies(trainer),
+        accuracies=probes.accuracies(trainer.supernet, trainer.data, named, section.bn_images),
         note=note,
         device=device_name(trainer.device),
     )
     trainer.supernet.save(trainer.folder, {"steps": counters.done, "complete": counters.complete})
     write_json(trainer.folder / REPORT, asdict(report))
     return report
-
-
-def _accuracies(trainer: Trainer) -> dict[str, float]:
-    space = trainer.space
-    evaluator = AccuracyEvaluator(trainer.supernet, trainer.data, bn_images=trainer.section.bn_images)
-    rows = space.sample(stream(trainer.section.seed), RANDOM_REPORTED)
-    named = {"largest": space.largest, "smallest": space.smallest}
-    named |= {f"random-{index}": space.decode(row) for index, row in enumerate(rows)}
-    return {name: evaluator.evaluate(architecture) for name, architecture in named.items()}

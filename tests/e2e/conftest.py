@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from e2e_support import ROOT, Hwnas
-
-
-def environment(home: Path) -> dict[str, str]:
-    return {**os.environ, "HWNAS_HOME": str(home / "home"), "HWNAS_CACHE": str(home / "cache"), "COLUMNS": "160"}
+from e2e_support import ROOT, Hwnas, environment
 
 
 @pytest.fixture(scope="session")

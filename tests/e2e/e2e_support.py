@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,11 @@ SIMULATED = {
     "search": {"initial": 4, "oversample": 1, "archive": 4, "iterations": 1, "candidates": 2, "adapt_epochs": 0},
     "finetune": {"epochs": 1},
 }
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Variables of a command whose files all lie below ``home``."""
+    return {**os.environ, "HWNAS_HOME": str(home / "home"), "HWNAS_CACHE": str(home / "cache"), "COLUMNS": "160"}
 
 
 def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conftest import environment
-from e2e_support import SIMULATED
+from e2e_support import SIMULATED, environment
+
+from hwnas.reporting.html import write_report
 
 
 def torchrun(home: Path, processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -39,6 +40,12 @@ def test_two_processes_train_one_run(home: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "runs" / "sim" / "supernet" / "training.json").read_text())
     assert rows["steps"] == f"{written['steps']} of {written['steps_total']}"
     assert written["complete"]
+    for phase in written["phases"]:
+        for name, value in phase["accuracies"].items():
+            assert rows[f"after phase {phase['name']}, {name}"] == value
+    page = write_report(tmp_path / "runs" / "sim").read_text()
+    assert "After each phase" in page
+    assert all(f'<th scope="row">{phase["name"]}</th>' in page for phase in written["phases"])
     steps = [json.loads(line) for line in (tmp_path / "runs" / "sim" / "steps.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == ["train"]
 
