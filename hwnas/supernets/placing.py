@@ -41,10 +41,20 @@ def training_device(section: TrainSection) -> torch.device:
 
 
 def placed(data: ImageData, device: torch.device) -> ImageData:
-    """Return the images with all their bytes on a device: resizing and augmentation then run there too."""
+    """Return the images with all their bytes on a device: resizing and augmentation then run there too.
+
+    Raises:
+        ConfigError: They do not fit its memory.
+    """
     if device.type == "cpu":
         return data
-    pool, labels = data.train.pool.to(device), data.train.pool_labels.to(device)
+    try:
+        pool, labels = data.train.pool.to(device), data.train.pool_labels.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the {data.train.pool.nbytes / 2**30:.1f} GiB of images do not fit the GPU's memory. Lower data.image_size, or set "
+            "train.device=cpu."
+        ) from error
     splits: dict[str, Any] = {
         name: dataclasses.replace(data.split(name), pool=pool, pool_labels=labels) for name in SPLITS
     }

@@ -16,6 +16,7 @@ from hwnas.supernets import probes, processes
 from hwnas.supernets.adaptation import AdaptReport, adapt
 from hwnas.supernets.checkpoints import unlike_folders
 from hwnas.supernets.evaluation import check_fits
+from hwnas.supernets.failures import explained
 from hwnas.supernets.phases import phases_of
 from hwnas.supernets.placing import device_name
 from hwnas.supernets.trainer import MobileNetSupernet, Sampling, Trainer, training_steps
@@ -81,7 +82,9 @@ def train_supernet(
 
     Raises:
         SpaceError: The space does not fit the data.
-        ConfigError: The space has no phases here, a phase or the device cannot be used, or the loss is not finite.
+        ConfigError: The space has no phases here, a phase or the device cannot be used, a step does not fit the memory, or
+            the loss is not finite.
+        DeviceError: Another process of the training is gone.
         RunFolderError: ``folder`` holds the training of another configuration.
         StorageError: Writing failed.
     """
@@ -112,7 +115,8 @@ def train_supernet(
 
 def _run(trainer: Trainer, advance: Advance) -> None:
     advance(trainer.counters.done, "")
-    trainer.run(advance)
+    with explained(trainer.section.batch_size):
+        trainer.run(advance)
 
 
 def _report(trainer: Trainer) -> TrainReport:
