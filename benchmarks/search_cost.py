@@ -1,8 +1,9 @@
 """What a search costs: the published loop of NATv2 against ours, both live, the supernet adapting, in images forwarded.
 
-    python benchmarks/search_cost.py RUN.yaml
+    hwnas train examples/fashion-mnist-zoo.yaml      # takes the weights of the zoo
+    python benchmarks/search_cost.py examples/fashion-mnist-zoo.yaml
 
-RUN.yaml is a run whose supernet is trained (``hwnas train RUN.yaml``); MACs are the second objective. The published loop
+The run file names a run whose supernet is trained; MACs are the second objective. The published loop
 evaluates a pool of 3,000 networks, then 30 times 25 candidates and its whole archive of 300 again, with five epochs of
 adaptation between. Ours evaluates fewer, and after an adaptation only what may still be on the front. Both resume where they
 were stopped. In the end the front after every iteration of both is scored anew, on all validation images, with the weights

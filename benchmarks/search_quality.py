@@ -1,8 +1,8 @@
 """Compare search strategies: hypervolume and regret with the same number of accuracy evaluations of a frozen supernet.
 
     python benchmarks/search_quality.py                                        # analytic accuracies, minutes
-    python benchmarks/search_quality.py --supernet FOLDER --data fashion-mnist # a trained supernet, accuracies stored
-    python benchmarks/search_quality.py ... --subspace                         # a sub-space of which every accuracy is known
+    python benchmarks/search_quality.py --oracle supernet --supernet fashion-mnist-dense-early --data fashion-mnist
+        --image-size 28 --data-validation 0.1 --data-gate 0.02 --validation-images 1500 --bn-images 300 --subspace --budgets none
 
 ``natv2`` is what the project searches with, ``natv2-paper`` the same strategy with the published choices and proportions
 (pool, share of candidates). With ``--subspace`` every architecture of a small part of
@@ -149,15 +149,25 @@ def supernet_oracle(arguments: argparse.Namespace, subspace: bool) -> tuple[Mobi
     from hwnas.supernets.mobilenetv3 import MobileNetV3Supernet
     from hwnas.supernets.storage import load_supernet
     from hwnas.supernets.training import train_supernet
+    from hwnas.zoo.entry import find_entry
+    from hwnas.zoo.weights import load_entry
 
     torch.set_num_threads(arguments.threads)
-    data = load_data(DataSection(source=arguments.data, image_size=arguments.image_size))
-    folder = arguments.supernet
-    if folder is None:
+    section = DataSection(
+        source=arguments.data,
+        image_size=arguments.image_size,
+        validation=arguments.data_validation,
+        gate=arguments.data_gate,
+    )
+    data = load_data(section)
+    if arguments.supernet is None:
         folder = cache_home() / "benchmarks" / "search_quality-supernet"
         if not train_supernet(MobileNetV3Supernet(MobileNetV3Space(**SPACE)), data, TRAIN, folder).complete:
             raise SystemExit(f"training in {folder} is not complete; give the same command again")
-    supernet = load_supernet(folder)
+        supernet = load_supernet(folder)
+    else:
+        folder = find_entry(arguments.supernet).folder
+        supernet = load_entry(find_entry(arguments.supernet))
     assert isinstance(supernet.space, MobileNetV3Space)
     weights = sorted(sha256_file(path) for path in folder.glob("*.safetensors"))
     identity = {"weights": digest(weights), "data": data.digest}
@@ -306,11 +316,12 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--oracle", choices=("analytic", "supernet"), default="analytic")
     parser.add_argument(
         "--supernet",
-        type=Path,
-        help="folder of a trained supernet; default: train a small one, keep it in the cache",
+        help="entry of the zoo, or path of one; default: train a small supernet, keep it in the cache",
     )
     parser.add_argument("--data", default="digits", help="data source of the supernet")
     parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--data-validation", type=float, default=0.15, help="share of the validation split")
+    parser.add_argument("--data-gate", type=float, default=0.05, help="share of the gate split")
     parser.add_argument("--validation-images", type=int, default=None)
     parser.add_argument("--bn-images", type=int, default=512, help="training images for batch normalisation")
     parser.add_argument("--subspace", action="store_true", help="a part of the space, every accuracy evaluated once")
