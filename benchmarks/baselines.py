@@ -55,16 +55,18 @@ def best_random(run: Run, target: Target, budget: float, count: int) -> dict[str
     The second step of fine-tuning chooses nothing, so it is done for the best alone.
     """
     supernet = searched_supernet(run, search_stage(run))
-    section = run.config.finetune
+    section, weights = run.config.finetune, run.config.train.exit_ensemble
     ranked = []
     for row in random_feasible(run, target, budget, count):
         name = run.space.id_of(row)
         folder = run.path / "baselines" / name
-        validation = try_out(supernet, run.space.decode(row), run.data, section, folder)
+        validation = try_out(supernet, run.space.decode(row), run.data, section, folder, exit_ensemble=weights)
         ranked.append((validation, name, row))
         print(f"  random {name}: validation {validation:.4f}", flush=True)
     validation, name, row = max(ranked, key=lambda entry: entry[0])
-    best = finetune(supernet, run.space.decode(row), run.data, section, run.path / "baselines" / name)
+    best = finetune(
+        supernet, run.space.decode(row), run.data, section, run.path / "baselines" / name, exit_ensemble=weights
+    )
     return {
         "architecture": name,
         "validation": validation,

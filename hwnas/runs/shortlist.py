@@ -36,6 +36,9 @@ from hwnas.targets import Target
 SHORTLIST = "shortlist.json"
 AT_ONCE = 6
 MOST = 24
+"""Candidates measured at most; with all their exits (``finetune.exits: ensemble``), of which the model promises nothing, as many as
+there are."""
+
 HEADROOM = 0.04
 """Share of a budget that a candidate leaves free where possible: two sessions of one network on a shared machine differ by
 a few per cent beyond their intervals."""
@@ -54,7 +57,7 @@ class Pick:
         encoding: Its canonical encoding.
         validation_accuracy: Accuracy on the validation split, with supernet weights.
         budget: The target's budget in its unit; None without one.
-        predicted: ``value``, ``low``, ``high`` of the latency model.
+        predicted: ``value``, ``low``, ``high`` of the latency model for the network as it was searched.
         measured: ``value``, ``low``, ``high`` measured before fine-tuning, with the exits that fine-tuning attaches; None
             without a budget.
     """
@@ -152,7 +155,8 @@ def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
     sure: list[Pick] = []
     close: list[Pick] = []
     closest = float("inf")
-    for start in range(0, min(MOST, len(candidates)), AT_ONCE):
+    most = len(candidates) if run.config.finetune.exits == "ensemble" else min(MOST, len(candidates))
+    for start in range(0, most, AT_ONCE):
         members = candidates[start : start + AT_ONCE]
         rows = measure_rows(
             run,
@@ -174,7 +178,7 @@ def shortlist(run: Run, target: Target, result: SearchResult) -> list[Pick]:
             break
     picks = (sure + close)[: wanted + SPARES]
     if not picks:
-        raise _none_kept(run, min(MOST, len(candidates)), target, budget, closest)
+        raise _none_kept(run, most, target, budget, closest)
     return picks
 
 

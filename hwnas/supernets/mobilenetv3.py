@@ -120,9 +120,9 @@ class MobileNetV3Supernet(Supernet[MobileNetV3Architecture]):
         return self._engine(self._active).run(x, self._plans)
 
     def exit_logits(self, x: Tensor) -> list[Tensor]:
-        """Run the active architecture with every exit up to its own; returns logits ``[b, classes]``, first exit first."""
-        plans = self.space.plan(self.space.with_exits(self._active))
-        return self._engine(self._active).run_exits(x, plans)
+        """Run the active architecture with its exits, or every one up to its own; returns logits ``[b, classes]`` of each."""
+        active = self._active if self._active.exits else self.space.with_exits(self._active)
+        return self._engine(active).run_exits(x, self.space.plan(active))
 
     @torch.no_grad()
     def extract(self, architecture: MobileNetV3Architecture) -> StaticNetwork:

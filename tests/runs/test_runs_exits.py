@@ -12,6 +12,7 @@ from runs_support import EARLY, make_run
 
 from hwnas.backends.simulated import describe_graph
 from hwnas.errors import BudgetError, ConfigError
+from hwnas.runs import shortlist as shortlisting
 from hwnas.runs.budgets import problem_of
 from hwnas.runs.pipeline import Pipeline
 from hwnas.runs.session import Run
@@ -61,7 +62,9 @@ def picks_of(run: Run, rows: list[IntArray]) -> list[Pick]:
     return shortlist(run, run.targets[0], SearchResult(archive, (), True, 0))
 
 
-def test_candidates_are_measured_with_the_exits_that_will_be_exported(tmp_path: Path) -> None:
+def test_candidates_are_measured_with_the_exits_that_will_be_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [deep((0,)), deep((1,)), shallow()]
     networks = [SPACE.decode(row) for row in rows]
     single, several = ([truth(make(n)) for n in networks] for make in (lambda n: n, SPACE.with_exits))
@@ -73,6 +76,8 @@ def test_candidates_are_measured_with_the_exits_that_will_be_exported(tmp_path: 
     assert chosen[0].measured is not None
     assert chosen[0].measured["value"] == pytest.approx(single[0], rel=0.05)
     run = profiled(tmp_path, "ensemble", budget)
+    monkeypatch.setattr(shortlisting, "MOST", 2)
+    monkeypatch.setattr(shortlisting, "AT_ONCE", 1)
     (pick,) = picks_of(run, rows)
     assert pick.encoding == tuple(rows[2])
     with pytest.raises(BudgetError, match=r"all its exits \(finetune\.exits: ensemble\).*Set finetune\.exits: single"):

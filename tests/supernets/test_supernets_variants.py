@@ -88,6 +88,10 @@ def test_merged_weights_change_nothing_but_the_classifiers() -> None:
     state = network.state_dict()
     changed = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, state[name])}
     assert changed == {f"exits.{index}.classifier.{name}" for index in (0, 2) for name in ("weight", "bias")}
+    supernet.set_active(network.architecture)
+    kept = supernet.exit_logits(x)
+    assert len(kept) == 2
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(kept, (first, last), strict=True))
     assert set(folded_weights(merged)) == {
         layer.name for layer in space.graph(network.architecture).layers if layer.weight_shape
     }
