@@ -18,6 +18,7 @@ from hwnas.errors import ConfigError, SpaceError
 from hwnas.spaces.base import SearchSpace
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.calibration import recalibrate_bn
+from hwnas.supernets.folding import act_in_place, fold_in_place
 
 Metric = Callable[[NDArray[np.float32], NDArray[np.int64]], float]
 """``metric(logits [n, classes], labels [n]) -> float``, larger is better."""
@@ -179,7 +180,11 @@ class AccuracyEvaluator:
         Raises:
             SpaceError: The architecture is not of the space.
         """
-        return self.evaluate_network(self.extract(architecture), architecture.resolution)
+        network = self._supernet.extract(architecture).eval()
+        act_in_place(network)
+        self.recalibrate(network, architecture.resolution)
+        fold_in_place(network)
+        return self.evaluate_network(network, architecture.resolution)
 
     def extract(self, architecture: Any) -> nn.Module:
         """Return the architecture's network, recalibrated, in evaluation mode."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.spaces.mobilenetv3_plan import MobileNetV3Architecture
+from hwnas.supernets.folding import fold
 from hwnas.supernets.modules import ConvNorm, initialise, make_block, run_stage
 
 FloatArray = NDArray[np.float32]
@@ -105,20 +106,12 @@ def folded_weights(module: nn.Module) -> dict[str, tuple[FloatArray, FloatArray 
     folded: dict[str, tuple[FloatArray, FloatArray | None]] = {}
     for path, part in module.named_modules():
         if isinstance(part, ConvNorm):
-            folded[f"{path}.conv" if path else "conv"] = _fold(part)
+            weight, shift = fold(part)
+            folded[f"{path}.conv" if path else "conv"] = (_array(weight), _array(shift))
         elif isinstance(part, (nn.Conv2d, nn.Linear)) and path not in folded:
             bias = None if part.bias is None else _array(part.bias)
             folded[path] = (_array(part.weight), bias)
     return folded
-
-
-def _fold(part: ConvNorm) -> tuple[FloatArray, FloatArray]:
-    bn = part.bn
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
-    weight = part.conv.weight.double() * scale[:, None, None, None]
-    return _array(weight), _array(bn.bias.double() - bn.running_mean.double() * scale)
 
 
 def _array(tensor: Tensor) -> FloatArray:

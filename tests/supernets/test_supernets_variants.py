@@ -19,6 +19,7 @@ from hwnas.errors import ConfigError, SpaceError
 from hwnas.spaces.mobilenetv3 import MobileNetV3Architecture, MobileNetV3Space
 from hwnas.supernets.evaluation import AccuracyEvaluator
 from hwnas.supernets.exits import exit_weights
+from hwnas.supernets.folding import act_in_place, fold_in_place
 from hwnas.supernets.mobilenetv3 import MobileNetV3Supernet
 from hwnas.supernets.phases import phases_of
 from hwnas.supernets.static import folded_weights
@@ -318,3 +319,20 @@ def test_training_of_every_choice_goes_on_to_the_same_weights_and_learns(few: Im
     evaluator = AccuracyEvaluator(loaded, few, bn_images=128)
     assert evaluator.evaluate(space.largest) == report.accuracies["largest"]
     assert loaded.space.digest == space.digest
+
+
+@torch.no_grad()
+@by_variant
+def test_folded_networks_compute_what_they_did(variant: tuple[str, str]) -> None:
+    supernet = disturbed(space_of(variant))
+    space = supernet.space
+    x = images(space)
+    for row in [space.lower, space.upper, *space.sample(np.random.default_rng(1), 10)]:
+        network = supernet.extract(space.decode(row)).eval()
+        logits = network(x)
+        act_in_place(network)
+        assert torch.equal(network(x), logits)
+        fold_in_place(network)
+        assert not [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+        scale = logits.abs().max()  # the disturbed weights of parallel blocks lead to logits of 1e5
+        assert torch.allclose(network(x) / scale, logits / scale, atol=1e-5)
