@@ -54,4 +54,5 @@ def accuracies(
         validation_images: Validation images at most; None: all.
     """
     evaluator = AccuracyEvaluator(supernet, data, bn_images=bn_images, validation_images=validation_images)
-    return {name: evaluator.evaluate(architecture) for name, architecture in named.items()}
+    found = {architecture: evaluator.evaluate(architecture) for architecture in dict.fromkeys(named.values())}
+    return {name: found[architecture] for name, architecture in named.items()}

@@ -88,12 +88,12 @@ def train_supernet(
         RunFolderError: ``folder`` holds the training of another configuration.
         StorageError: Writing failed.
     """
-    if not isinstance(supernet.space, MobileNetV3Space):
-        raise ConfigError(
-            f"progressive shrinking trains supernets of MobileNetV3 spaces, not of {supernet.space.name!r}. "
-            "Train that supernet with its own code and save it into the run's supernet folder."
-        )
     with processes.first_before_others():
+        if not isinstance(supernet.space, MobileNetV3Space):
+            raise ConfigError(
+                f"progressive shrinking trains supernets of MobileNetV3 spaces, not of {supernet.space.name!r}. "
+                "Train that supernet with its own code and save it into the run's supernet folder."
+            )
         check_fits(supernet.space, data)
         trainer = Trainer(supernet, data, section, folder, sampling)
         resumed = trainer.restore()
@@ -102,15 +102,19 @@ def train_supernet(
     if processes.decided(resumed and trainer.counters.complete and (folder / REPORT).exists()):
         supernet.cpu()
         return TrainReport(**read_json(folder / REPORT))
-    if progress is None:
+    if progress is None and processes.index() == 0:
         with progress_bar("training the supernet", trainer.total, clock=False) as advance:
             _run(trainer, advance)
     else:
-        _run(trainer, progress)
+        _run(trainer, progress or _silent)
     report = _report(trainer) if processes.index() == 0 else None
     processes.decided(True)
     supernet.cpu()
     return report or TrainReport(**read_json(folder / REPORT))
+
+
+def _silent(step: float, note: str) -> None:
+    """Tell nothing: the bar is the first process's."""
 
 
 def _run(trainer: Trainer, advance: Advance) -> None:
