@@ -5,9 +5,10 @@
 
 The run file names a run whose supernet is trained; MACs are the second objective. The published loop
 evaluates a pool of 3,000 networks, then 30 times 25 candidates and its whole archive of 300 again, with five epochs of
-adaptation between. Ours evaluates fewer, and after an adaptation only what may still be on the front. Both resume where they
-were stopped. In the end the front after every iteration of both is scored anew, on all validation images, with the weights
-of one common supernet: the one the published loop ended with, the one ours ended with, and the one both started from.
+adaptation between. Ours evaluates fewer, and after an adaptation only what may still be on the front. ``frozen`` is ours
+without adaptation, at about the same number of images. All resume where they were stopped. In the end the front after every
+iteration is scored anew, on all validation images, with the weights of one common supernet: the one the published loop ended
+with, the one ours ended with, and the one all started from.
 
 An image counts once for every network it goes through: recalibration of batch normalisation, validation, training of
 sampled networks and their teacher. Results: ``search_cost.json`` beside this file.
@@ -67,7 +68,10 @@ OURS: dict[str, Any] = {
     "adapt_top": 30,
     "adapt_subnets": 2,
 }
-LOOPS = {"published": PUBLISHED, "ours": OURS}
+FROZEN: dict[str, Any] = {**OURS, "iterations": 40, "adapt_epochs": 0.0}
+"""Ours without adaptation; what that and evaluating again would cost goes into more iterations."""
+
+LOOPS = {"published": PUBLISHED, "ours": OURS, "frozen": FROZEN}
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Iteration:
     """Where a loop stood after an iteration.
 
     Attributes:
-        number: The iteration; 0: the first members.
+        number: The iteration; 0: the first members, before any adaptation.
         images: Images forwarded until then: ``evaluating`` and ``adapting``.
         encodings: The front then, by the accuracies of that moment.
     """
@@ -111,6 +115,7 @@ def search(run: Run, supernet: AnySupernet, problem: Problem, console: Console) 
     section = run.config.search
     strategy = load("strategy", section.strategy)(problem, section)
     work = SearchWork(run, supernet)
+    adapts = section.adapt_epochs > 0
     start = time.monotonic()
     with progress_bar(run.config.name, 1.0) as advance:
         done = 0.0
@@ -126,29 +131,31 @@ def search(run: Run, supernet: AnySupernet, problem: Problem, console: Console) 
             problem,
             evaluate=work.evaluate,
             folder=run.folder.search,
-            adapt=work.adapt,
-            save_supernet=work.save,
-            load_supernet=work.load,
+            adapt=work.adapt if adapts else None,
+            save_supernet=work.save if adapts else None,
+            load_supernet=work.load if adapts else None,
             on_progress=report,
         )
     return run.folder.search
 
 
 def trace_of(run: Run, problem: Problem) -> list[Iteration]:
-    """Return where a finished loop stood after each adaptation, from its journal."""
+    """Return where a finished loop stood after each adaptation (or, without, each iteration), from its journal."""
     section, train = run.config.search, run.config.train
     members = [read_member(record) for record in Journal(run.folder.search / "archive.jsonl")]
     per_evaluation = train.bn_images + min(section.validation_images or 10**9, len(run.data.validation))
     steps = round(section.adapt_epochs * steps_per_epoch(len(run.data.train), train.batch_size))
     # The teacher is counted as if it always taught; four pupils are evaluated to decide whether it does.
     per_adaptation = steps * train.batch_size * (section.adapt_subnets + 1) + PUPILS * per_evaluation
+    adapts = section.adapt_epochs > 0
+    ages = [member.version if adapts else member.generation for member in members]
     trace = []
-    for version in range(max(member.version for member in members) + 1):
-        until = [member for member in members if member.version <= version]
-        now = {member.key: member for member in members if member.version == version}
-        images = {"evaluating": per_evaluation * len(until), "adapting": per_adaptation * version}
-        best = front(list(now.values()), problem.views[0])
-        trace.append(Iteration(version, images, [list(member.encoding) for member in best]))
+    for age in range(max(ages) + 1):
+        until = [member for member, own in zip(members, ages, strict=True) if own <= age]
+        now = [member for member in until if not adapts or member.version == age]
+        images = {"evaluating": per_evaluation * len(until), "adapting": per_adaptation * age if adapts else 0}
+        best = front(list({member.key: member for member in now}.values()), problem.views[0])
+        trace.append(Iteration(age, images, [list(member.encoding) for member in best]))
     return trace
 
 
@@ -200,44 +207,40 @@ def judge(traces: dict[str, list[Iteration]], judges: dict[str, Judge]) -> list[
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return, for every common supernet, what each loop reached and when ours reached 99 % of the published one's end."""
+    """Return, for every common supernet and loop, what it reached and when it reached 99 % of the published one's end."""
     found = []
     for common in dict.fromkeys(row["common"] for row in rows):
-        published = [row for row in rows if row["common"] == common and row["loop"] == "published"]
-        ours = [row for row in rows if row["common"] == common and row["loop"] == "ours"]
-        goal = 0.99 * published[-1]["hypervolume"]
-        there = next((row for row in ours if row["hypervolume"] >= goal), None)
-        first = next(row for row in published if row["hypervolume"] >= goal)
-        found.append(
-            {
-                "common": common,
-                "published": published[-1]["hypervolume"],
-                "ours": ours[-1]["hypervolume"],
-                "published_images": published[-1]["images"],
-                "ours_images": ours[-1]["images"],
-                "ours_images_to_99_percent": None if there is None else there["images"],
-                "published_images_to_99_percent": first["images"],
-                "times_less": None if there is None else published[-1]["images"] / there["images"],
-                "times_less_at_the_end": published[-1]["images"] / ours[-1]["images"],
-            }
-        )
+        of_common = [row for row in rows if row["common"] == common]
+        end = [row for row in of_common if row["loop"] == "published"][-1]
+        for loop in dict.fromkeys(row["loop"] for row in of_common):
+            own = [row for row in of_common if row["loop"] == loop]
+            there = next((row for row in own if row["hypervolume"] >= 0.99 * end["hypervolume"]), None)
+            facts = {"common": common, "loop": loop, "front": own[-1]["front"], "hypervolume": own[-1]["hypervolume"]}
+            found.append(
+                {
+                    **facts,
+                    "of_published": own[-1]["hypervolume"] / end["hypervolume"],
+                    "images": own[-1]["images"],
+                    "images_to_99_percent": None if there is None else there["images"],
+                    "times_less": None if there is None else end["images"] / there["images"],
+                }
+            )
     return found
 
 
 def show(found: list[dict[str, Any]], console: Console) -> None:
-    """Print one row per common supernet."""
+    """Print one row per common supernet and loop."""
     table = Table(title="hypervolume under one common supernet, and images forwarded")
-    for name in ("common supernet", "published", "ours", "share", "images published", "ours", "to 99 %", "times less"):
+    for name in ("common", "loop", "hypervolume", "of published", "images", "until 99 %", "times less"):
         table.add_column(name)
     for row in found:
-        there = row["ours_images_to_99_percent"]
+        there = row["images_to_99_percent"]
         table.add_row(
             row["common"],
-            f"{row['published']:.4f}",
-            f"{row['ours']:.4f}",
-            f"{row['ours'] / row['published']:.1%}",
-            f"{row['published_images']:,}",
-            f"{row['ours_images']:,}",
+            row["loop"],
+            f"{row['hypervolume']:.4f}",
+            f"{row['of_published']:.1%}",
+            f"{row['images']:,}",
             "not reached" if there is None else f"{there:,}",
             "" if there is None else f"{row['times_less']:.1f}",
         )
@@ -279,9 +282,10 @@ def main() -> None:
     judges = {
         name: Judge(AccuracyEvaluator(supernet, trained.data, bn_images=1000), problem)
         for name, supernet in supernets.items()
+        if name != "frozen"
     }
     rows = judge(traces, judges)
-    found = summary(rows) if set(traces) == set(LOOPS) else []
+    found = summary(rows) if "published" in traces else []
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     facts = {
         "run": config.name,
