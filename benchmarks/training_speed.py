@@ -134,6 +134,16 @@ def measure(cells: Sequence[Cell], rounds: int) -> None:
             cell.seconds.append(cell.step())
 
 
+def shares_of(cell: Cell, steps: int = 4, most: int = 8) -> dict[str, float]:
+    """Return the operators that take most of a step's processor time, by torch's profiler, and their shares of it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for _ in range(steps):
+            cell.step()
+    times = {event.key: float(event.self_cpu_time_total) for event in profiler.key_averages()}
+    largest = sorted(times, key=lambda name: -times[name])[:most]
+    return {name: times[name] / sum(times.values()) for name in largest}
+
+
 def rows_of(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Return what was measured, with ratios to the present setting of the same networks at the first batch size."""
     present = {}
@@ -157,13 +167,15 @@ def main() -> None:
     measure(cells, arguments.rounds)
     rows = rows_of(cells)
     where = {"device": device_name(cells[0].batch[0].device), "threads": threads, "torch": torch.__version__}
-    entry = {**where, "load": os.getloadavg()[1], "cells": rows}
+    operators = shares_of(next(cell for cell in cells if cell.networks == "random" and cell.setting == PRESENT))
+    entry = {**where, "load": os.getloadavg()[1], "cells": rows, "operators": operators}
     keep(RESULTS, run, entry)
     if arguments.as_json:
         print_json(entry)
     else:
         columns = tuple(rows[0])
         print_table(f"training step of {run.config.name}", columns, [tuple(row.values()) for row in rows])
+        print_table("operators of a step of random networks", ("operator", "share"), list(operators.items()))
 
 
 if __name__ == "__main__":
