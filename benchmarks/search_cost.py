@@ -7,8 +7,8 @@ The run file names a run whose supernet is trained; MACs are the second objectiv
 3,000 networks, then 30 times 25 candidates and its whole archive of 300 again, with five epochs of adaptation between (here
 of 2,000 images, drawn from all: two cores cannot do more). Ours evaluates fewer, and after an adaptation only what may still
 be on the front. ``frozen`` is ours without adaptation, at about the same number of images. All resume where they were
-stopped. In the end the front after every iteration is scored anew, on all validation images, with the weights of one common
-supernet: the one the published loop ended with, the one ours ended with, and the one all started from.
+stopped. In the end fronts are scored anew, on more validation images, with the weights of one common supernet: the one the
+published loop ended with, the one ours ended with, and the one all started from.
 
 An image counts once for every network it goes through: recalibration of batch normalisation, validation, training of
 sampled networks and their teacher. Results: ``search_cost.json`` beside this file.
@@ -70,6 +70,9 @@ OURS: dict[str, Any] = {
 }
 FROZEN: dict[str, Any] = {**OURS, "iterations": 40, "adapt_epochs": 0.0}
 """Ours without adaptation; what that and evaluating again would cost goes into more iterations."""
+
+SCORED_EVERY = {"published": 5, "ours": 1, "frozen": 10}
+"""Of which iterations fronts are scored anew; the last one always."""
 
 LOOPS = {"published": PUBLISHED, "ours": OURS, "frozen": FROZEN}
 
@@ -190,9 +193,15 @@ class Judge:
         return normalised_hypervolume(np.column_stack([1.0 - self._accuracy(X), costs.F]), costs.G, self.reference)
 
 
+def evaluator_of(supernet: AnySupernet, run: Run, images: int) -> AccuracyEvaluator:
+    """Return what reads the accuracies by which fronts are scored."""
+    return AccuracyEvaluator(supernet, run.data, bn_images=1000, validation_images=images)
+
+
 def judge(traces: dict[str, list[Iteration]], judges: dict[str, Judge]) -> list[dict[str, Any]]:
     """Score every front under every common supernet."""
     rows = []
+    traces = {name: [*trace[: -1 : SCORED_EVERY[name]], trace[-1]] for name, trace in traces.items()}
     total = sum(len(trace) for trace in traces.values())
     with progress_bar("scoring fronts under common supernets", total * len(judges)) as advance:
         for common, one in judges.items():
@@ -258,6 +267,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--epoch-images", type=int, default=2000, help="images of what counts as an epoch of adaptation"
     )
+    parser.add_argument("--score-images", type=int, default=3000, help="validation images by which fronts are scored")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--loops", default=",".join(LOOPS))
     parser.add_argument("--set", action="append", default=[], dest="overrides")
@@ -283,7 +293,7 @@ def main() -> None:
         traces[name] = trace_of(run, problem)
     problem = macs_problem(trained)
     judges = {
-        name: Judge(AccuracyEvaluator(supernet, trained.data, bn_images=1000), problem)
+        name: Judge(evaluator_of(supernet, trained, arguments.score_images), problem)
         for name, supernet in supernets.items()
         if name != "frozen"
     }
@@ -296,6 +306,7 @@ def main() -> None:
         "validation_images": arguments.validation_images,
         "bn_images": arguments.bn_images,
         "epoch_images": arguments.epoch_images,
+        "score_images": arguments.score_images,
         "seed": arguments.seed,
         "peak_memory_gib": peak_gib,
     }
