@@ -20,9 +20,16 @@ from hwnas.strategies.state import SearchResult
 from hwnas.supernets.adaptation import adapt
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.evaluation import AccuracyEvaluator
+from hwnas.zoo.starting import LOADED, read_start
 
 PUPILS = 4
 """Networks that are compared with the teacher before each adaptation."""
+
+
+def untaught(run: Run) -> bool:
+    """Whether nothing has trained the supernet's classifiers yet: they started anew from an entry of the zoo."""
+    folder = run.folder.supernet
+    return not run.config.train.phases and (folder / LOADED).exists() and read_start(folder).fresh
 
 
 class SearchWork:
@@ -39,7 +46,7 @@ class SearchWork:
         self._supernet = supernet
         self._folder = run.folder.supernet / "adapted"
         self._version = 0
-        self._teacher = supernet.teacher(run.config.train.exit_ensemble)
+        self._teacher = None if untaught(run) else supernet.teacher(run.config.train.exit_ensemble)
         self._taught: float | None = None
         self._evaluator = AccuracyEvaluator(
             supernet,
@@ -58,6 +65,8 @@ class SearchWork:
 
         Soft labels of a teacher that knows less than its pupils hold them back, and cost its forward pass.
         """
+        if self._teacher is None:
+            return None
         space, seed = self._run.space, self._run.config.search.seed
         if self._taught is None:
             network, resolution = copy.deepcopy(self._teacher).eval(), space.largest.resolution

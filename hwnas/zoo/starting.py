@@ -26,6 +26,9 @@ FROM_DATA = ("classes", "in_channels")
 SPLIT_KEYS = ("validation", "gate", "test", "seed")
 """Keys of ``data`` that decide which images are trained on; ``max_train`` only leaves some of those out."""
 
+JUDGES = ("validation", "gate", "test")
+"""Splits that no training may have seen."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -143,6 +146,13 @@ def _check_splits(card: Card, section: DataSection, data: ImageData) -> None:
         raise DataError(
             f"the pretrained supernet {card.name!r} was trained on {data.name} split otherwise ({detail}): images that judge "
             "here were trained on there. Give the splits of the card."
+        )
+    if any(card.data.sizes[name] != data.sizes[name] for name in JUDGES):
+        detail = "; ".join(f"{name}: {card.data.sizes[name]} there, {data.sizes[name]} here" for name in JUDGES)
+        raise DataError(
+            f"data.source holds other images of {data.name} than the pretrained supernet {card.name!r} was trained on "
+            f"({detail}), so splits differ: images that judge here may have been trained on there. Bring the former images "
+            "back, or train without train.pretrained."
         )
 
 

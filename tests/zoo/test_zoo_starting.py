@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,8 +15,10 @@ from hwnas import api, zoo
 from hwnas.config import RunConfig
 from hwnas.errors import ConfigError, DataError, HwnasError, SpaceError
 from hwnas.latency.store import read_header
+from hwnas.runs import searching
 from hwnas.runs.pipeline import Pipeline
 from hwnas.runs.session import Run
+from hwnas.runs.training import train_stage, trained_supernet
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.supernets.mobilenetv3 import MobileNetV3Supernet
 from hwnas.supernets.storage import load_supernet
@@ -36,7 +40,7 @@ def test_a_search_starts_from_an_entry_without_training(entry: Entry, tmp_path: 
     assert checked["train"] == (f"to do: from {entry.name} of the zoo", 0.0)
     assert not (tmp_path / "start").exists()
     found = api.search(config, runs=tmp_path)
-    assert len(found.rows) == 1
+    assert len(found.picks) == 1
     folder = tmp_path / "start"
     report = training_of(folder)
     assert (report["complete"], report["steps"], report["phases"]) == (True, 0, [])
@@ -47,7 +51,7 @@ def test_a_search_starts_from_an_entry_without_training(entry: Entry, tmp_path: 
     assert resolved["space"]["settings"] | SETTINGS == resolved["space"]["settings"]
     accuracies = [json.loads(line)["accuracy"] for line in (folder / "archive.jsonl").read_text().splitlines()]
     assert max(accuracies) >= entry.card.accuracy_of("largest") - 0.1
-    assert api.search(config, runs=tmp_path).rows == found.rows
+    assert api.search(config, runs=tmp_path) == found
     assert dict(step[:2] for step in api.check(config, runs=tmp_path).steps)["train"] == "done"
 
 
@@ -110,6 +114,15 @@ def test_fewer_training_images_of_the_same_splits_are_the_same_data(entry: Entry
     assert all(torch.equal(stored[name], tensor) for name, tensor in own.items())
 
 
+def test_other_images_of_the_same_data_set_are_refused(copied: Path, tmp_path: Path) -> None:
+    card = json.loads((copied / "card.json").read_text())
+    card["data"]["sizes"]["test"] -= 1
+    (copied / "card.json").write_text(json.dumps({**card, "data": {**card["data"], "digest": "0" * 64}}))
+    with pytest.raises(DataError, match=r"other images of digits.*test: \d+ there, \d+ here.*may have been trained on"):
+        api.train(start_config(copied), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_other_classes_get_a_fresh_classifier_that_the_search_trains(
     entry: Entry, pictures: Pictures, tmp_path: Path
 ) -> None:
@@ -131,6 +144,21 @@ def test_other_classes_get_a_fresh_classifier_that_the_search_trains(
         :6
     ]
     assert max(member.accuracy for member in result.members) > max(0.6, max(first))
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "same"])
+def test_a_classifier_that_nothing_trained_teaches_nobody(
+    entry: Entry, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
+) -> None:
+    changes = {"data": {"source": pictures(range(5)), "image_size": 12}} if fresh else {}
+    run = Run(start_config(entry.name, search=SEARCH, **changes), tmp_path)
+    train_stage(run)
+    teachers: list[Any] = []
+    monkeypatch.setattr(searching, "adapt", lambda *_, teacher, **__: teachers.append(teacher))
+    work = searching.SearchWork(run, trained_supernet(run))
+    monkeypatch.setattr(work, "evaluate", lambda X: np.zeros(len(X)))
+    work.adapt(lambda rng: run.space.lower, 1.0)
+    assert [teacher is None for teacher in teachers] == [fresh], "pupils that know nothing surpass no trained teacher"
 
 
 def test_phases_train_on_from_the_entry(entry: Entry, pictures: Pictures, tmp_path: Path) -> None:
