@@ -26,10 +26,12 @@ from hwnas.latency.rows import LatencyRow
 from hwnas.latency.table import LatencyTable
 from hwnas.progress import progress_bar
 from hwnas.runs.budgets import budgets_of, predicted_row, problem_of, statistic_of
+from hwnas.runs.counted import Counted
 from hwnas.runs.profiling import model_of
 from hwnas.runs.session import Run
 from hwnas.spaces.base import IntArray
 from hwnas.strategies.archive import Member, front
+from hwnas.strategies.costs import GraphCost
 from hwnas.strategies.state import SearchResult
 from hwnas.targets import Target
 
@@ -113,7 +115,38 @@ def _candidates(result: SearchResult, run: Run, target: Target) -> list[Member]:
     column = problem.cost_names.index(str(target))
     feasible = [m for m in result.members if bool(view.feasible(np.array([m.G]).reshape(1, -1))[0])]
     best = {m.key for m in front(result.members, view)}
-    return sorted(feasible, key=lambda m: (-m.accuracy, m.key not in best, m.costs[column]))
+    ordered = sorted(feasible, key=lambda m: (-m.accuracy, m.key not in best, m.costs[column]))
+    return _kept_with_exits(run, target, ordered)
+
+
+def _kept_with_exits(run: Run, target: Target, members: list[Member]) -> list[Member]:
+    """Return the members whose networks keep the counted budgets as fine-tuning will make them too, with all their exits.
+
+    Raises:
+        BudgetError: None of them does.
+    """
+    section, counted = run.config.finetune, Counted.of(run)
+    limits = {
+        GraphCost.parse(cost): maximum
+        for cost, maximum in counted.limits.items()
+        if str(target) in counted.seen_by.get(cost, (str(target),))
+    }
+    if section.exits == "single" or not limits or not members:
+        return members
+
+    def keeps(member: Member) -> bool:
+        architecture = run.space.decode(np.array(member.encoding, dtype=np.int64))
+        graph = run.space.graph(with_every_exit(section, run.space, architecture))
+        return all(cost.of(graph) <= maximum for cost, maximum in limits.items())
+
+    kept = [member for member in members if keeps(member)]
+    if not kept:
+        keys = ", ".join(f"search.budgets.{cost.name}" for cost in limits)
+        raise BudgetError(
+            f"none of the {len(members)} candidates of {target} keeps {keys} with all its exits (finetune.exits: ensemble), "
+            "as each does with its own alone. Set finetune.exits: single, raise the budget, or search longer (search.iterations)."
+        )
+    return kept
 
 
 def candidates_of(run: Run) -> int:

@@ -24,6 +24,8 @@ EARLY = {
     "head_channels": [64, 64],
 }
 
+SEARCH = {"initial": 6, "oversample": 1, "archive": 6, "iterations": 1, "candidates": 2, "adapt_epochs": 0}
+
 
 def make_run(
     runs: Path, name: str, target: str, budget: dict[str, Any] | None, finetune: dict[str, Any], **changes: Any
@@ -36,7 +38,7 @@ def make_run(
         "targets": [{"target": target, **({} if budget is None else {"budget": budget})}],
         "profile": {"networks": 12, "held_out": 4, "rounds": 4},
         "train": {"epochs": 4, "batch_size": 32, "bn_images": 64, "learning_rate": 0.1},
-        "search": {"initial": 6, "oversample": 1, "archive": 6, "iterations": 1, "candidates": 2, "adapt_epochs": 0},
+        "search": SEARCH,
         "finetune": {"epochs": 2, "batch_size": 32, **finetune},
         "export": {"rounds": 5, "calibration_images": 16},
         **changes,

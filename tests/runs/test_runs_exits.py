@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs_support import EARLY, make_run
+from runs_support import EARLY, SEARCH, make_run
 
 from hwnas.backends.simulated import describe_graph
 from hwnas.errors import BudgetError, ConfigError
@@ -47,8 +47,8 @@ def shallow() -> IntArray:
     return np.asarray(SPACE.repair(row)[0])
 
 
-def profiled(runs: Path, exits: str, budget: float) -> Run:
-    run = make_run(runs, f"run-{exits}", TARGET, {"max_ms": budget}, {"exits": exits})
+def profiled(runs: Path, exits: str, budget: float, **search: Any) -> Run:
+    run = make_run(runs, f"run-{exits}", TARGET, {"max_ms": budget}, {"exits": exits}, search={**SEARCH, **search})
     Pipeline(run).profiled()
     return run
 
@@ -58,7 +58,7 @@ def picks_of(run: Run, rows: list[IntArray]) -> list[Pick]:
     X = np.stack(rows)
     found = members_of(X, np.linspace(0.9, 0.8, len(X)), problem_of(run).costs(X), 0, 0)
     archive = Archive()
-    archive.add([dataclasses.replace(member, G=(-0.1,)) for member in found])
+    archive.add([dataclasses.replace(member, G=(-0.1,) * len(member.G)) for member in found])
     return shortlist(run, run.targets[0], SearchResult(archive, (), True, 0))
 
 
@@ -87,6 +87,21 @@ def test_candidates_are_measured_with_the_exits_that_will_be_exported(
     assert first.encoding == tuple(rows[0])
     assert first.measured is not None
     assert first.measured["value"] == pytest.approx(several[0], rel=0.05)
+
+
+def test_counted_budgets_hold_for_all_the_exits_that_will_be_exported(tmp_path: Path) -> None:
+    rows = [deep(), shallow()]
+    single, several = (
+        [SPACE.graph(make(SPACE.decode(row))).macs for row in rows] for make in (lambda n: n, SPACE.with_exits)
+    )
+    assert several[1] == single[1] < single[0] < several[0]
+    budgets = {"macs": (single[0] + several[0]) / 2}
+    alone = profiled(tmp_path, "single", 1000.0, budgets=budgets)
+    assert picks_of(alone, rows)[0].encoding == tuple(rows[0])
+    run = profiled(tmp_path, "ensemble", 1000.0, budgets=budgets)
+    assert [pick.encoding for pick in picks_of(run, rows)] == [tuple(rows[1])]
+    with pytest.raises(BudgetError, match=r"search\.budgets\.macs with all its exits.*Set finetune\.exits: single"):
+        picks_of(run, rows[:1])
 
 
 def test_a_space_with_one_exit_is_refused_before_the_folder_is_claimed(tmp_path: Path) -> None:
