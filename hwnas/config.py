@@ -191,9 +191,14 @@ class TrainSection(GrownSection):
         return {**preset.section, **raw} if preset else raw
 
     @model_validator(mode="after")
-    def _phases_once(self) -> TrainSection:
+    def _one_recipe(self) -> TrainSection:
         if self.preset and self.phases:
             raise ValueError(f"preset={self.preset} has phases of its own: take out preset, or phases")
+        if self.preset and self.pretrained:
+            raise ValueError(
+                f"preset={self.preset} trains from scratch, pretrained={self.pretrained} does not: take out preset, and give "
+                "phases if training should go on"
+            )
         return self
 
 
@@ -395,7 +400,10 @@ def explain_validation(error: ValidationError, model: type[BaseModel], where: st
         elif entry["type"] == "missing":
             lines.append(f"key {location!r} is missing")
         else:
-            lines.append(f"{location or 'the file'}: {entry['msg']} (got {entry['input']!r})")
+            # A rule about several keys is told the whole section, which would bury what it says.
+            whole = entry["type"] == "value_error" and isinstance(entry["input"], dict)
+            given = "" if whole else f" (got {entry['input']!r})"
+            lines.append(f"{location or 'the file'}: {entry['msg'].removeprefix('Value error, ')}{given}")
     return f"{where}: " + "; ".join(lines) + "."
 
 

@@ -88,3 +88,25 @@ def test_a_folder_or_a_broken_override_is_a_clear_error(tmp_path: Path) -> None:
         load_run_config(tmp_path)
     with pytest.raises(ConfigError, match="not YAML"):
         load_run_config(write(tmp_path, MINIMAL), ["data.source=[a"])
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        (
+            {"finetune": {"exit_pruning": True}},
+            "finetune: finetune.exit_pruning is for finetune.exits: ensemble; set that, or leave exit_pruning out.",
+        ),
+        (
+            {"search": {"budgets": {"macs": -30}}},
+            "search.budgets.macs: give a number above 0, or a share below the largest network, such as -30% (got -30).",
+        ),
+    ],
+)
+def test_rules_say_nothing_but_what_is_wrong_and_what_mends_it(
+    tmp_path: Path, section: dict[str, object], expected: str
+) -> None:
+    path = write(tmp_path, {**MINIMAL, **section})
+    with pytest.raises(ConfigError) as raised:
+        load_run_config(path)
+    assert str(raised.value) == f"{path}: {expected}"

@@ -147,6 +147,13 @@ def test_a_preset_and_phases_together_are_refused() -> None:
         parse_section(TrainSection, {"preset": "quick"}, "train")
 
 
+def test_a_preset_beside_a_pretrained_supernet_is_refused_not_ignored() -> None:
+    with pytest.raises(
+        ConfigError, match=r"preset=paper trains from scratch, pretrained=NAME does not: take out preset"
+    ):
+        parse_section(TrainSection, {"preset": "paper", "pretrained": "NAME"}, "train")
+
+
 def test_a_phase_may_have_a_warmup_of_its_own() -> None:
     given = (PhaseSection(name="a", epochs=1), PhaseSection(name="b", epochs=2, warmup_epochs=0.5))
     assert [phase.warmup_epochs for phase in phases_of(TrainSection(phases=given, warmup_epochs=2), OFA)] == [2, 0.5]
