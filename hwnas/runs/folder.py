@@ -24,6 +24,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 SUPERNET = "supernet"
+"""Folder of the supernet in a run folder."""
 
 EXTENDABLE = (
     "train.time_budget_minutes",
@@ -41,10 +42,6 @@ def _fixed(config: dict[str, Any], *, budgets: bool) -> dict[str, Any]:
         leaves["targets"] = [entry["target"] for entry in config["targets"]]
         leaves = {key: value for key, value in leaves.items() if not key.startswith("search.budgets.")}
     return leaves
-
-
-SUPERNET = "supernet"
-"""Folder of the supernet in a run folder."""
 
 
 def table_folder(run_folder: Path, target: Target) -> Path:

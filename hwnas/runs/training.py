@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 
 from hwnas.files import read_json, write_json
 from hwnas.runs.folder import SUPERNET
@@ -28,31 +29,31 @@ def train_stage(run: Run) -> TrainReport:
     folder = run.path / SUPERNET if processes.index() else run.folder.supernet
     if section.pretrained is not None and not section.phases:
         with processes.first_before_others():
-            return _loaded(run)
+            return _loaded(run, folder)
     supernet, start = run.new_supernet(), None
     if section.pretrained is not None:
         with processes.first_before_others():
-            start = _started(run, supernet)
+            start = _started(run, supernet, folder)
     report = train_supernet(supernet, run.data, section, folder, sampling=section.sampling)
     if start is None or report.note.startswith(start.origin):
         return report
     noted = dataclasses.replace(report, note=f"{start.origin} {report.note}".strip())
-    write_json(folder / REPORT, dataclasses.asdict(noted))
+    if processes.index() == 0:
+        write_json(folder / REPORT, dataclasses.asdict(noted))
     return noted
 
 
-def _started(run: Run, supernet: AnySupernet) -> Start:
+def _started(run: Run, supernet: AnySupernet, folder: Path) -> Start:
     """Give the supernet the weights that training starts from, or has come to; a checkpoint has the last word."""
-    folder = run.folder.supernet
     if run.entry is not None:
         return start_from(run.entry, supernet, run.data, folder)
     supernet.load(folder)
     return read_start(folder)
 
 
-def _loaded(run: Run) -> TrainReport:
+def _loaded(run: Run, folder: Path) -> TrainReport:
     """Take the weights of the zoo's entry as they are."""
-    folder, begin = run.folder.supernet, time.monotonic()
+    begin = time.monotonic()
     if (folder / REPORT).exists():
         return TrainReport(**read_json(folder / REPORT))
     start = read_start(folder) if run.entry is None else start_from(run.entry, run.new_supernet(), run.data, folder)
