@@ -30,6 +30,7 @@ class BudgetRow:
         budget: The limit; None where the cost is only an objective.
         values: Of the smallest, the median and the largest network; None where a measurement failed.
         failure: Why there are no values.
+        possible: Whether some network of the space is known to keep the budget, be it none of the three.
     """
 
     cost: str
@@ -38,6 +39,7 @@ class BudgetRow:
     budget: float | None
     values: tuple[float, float, float] | None
     failure: str = ""
+    possible: bool = False
 
     @property
     def keeps(self) -> dict[str, bool]:
@@ -48,8 +50,8 @@ class BudgetRow:
 
     @property
     def infeasible(self) -> bool:
-        """Whether none of the three keeps the budget, or none could be measured."""
-        return self.values is None or (bool(self.keeps) and not any(self.keeps.values()))
+        """Whether the budget cannot be kept, as far as is known, or none of the three could be measured."""
+        return self.values is None or (bool(self.keeps) and not any(self.keeps.values()) and not self.possible)
 
     @property
     def verdict(self) -> str:
@@ -63,6 +65,8 @@ class BudgetRow:
             above = nearest / self.budget - 1
             return f"cannot be kept: the smallest network is {above:.0%} above; nearest: {_short(nearest)}"
         broken = [name for name, keeps in self.keeps.items() if not keeps]
+        if len(broken) == len(NAMES):
+            return "can be kept, but by none of the three"
         return f"can be kept; excludes {' and '.join(broken)}" if broken else "loose: all three keep it"
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def latency_row(target: Target, budget: Budget | None, found: Sequence[Measureme
 
 
 def counted_rows(run: Run, X: IntArray) -> list[BudgetRow]:
-    """Return one row per counted cost of the run.
+    """Return one row per counted cost of the run; its budgets must have passed :func:`hwnas.runs.counted.check_counted`.
 
     Args:
         run: The run.
@@ -113,5 +117,5 @@ def counted_rows(run: Run, X: IntArray) -> list[BudgetRow]:
         smallest, median, largest = (float(value) for value in values[:, column])
         of = ", ".join(counted.seen_by.get(cost, ())) or "all targets"
         unit, limit = GraphCost.parse(cost).unit, counted.limits.get(cost)
-        rows.append(BudgetRow(cost, of, unit, limit, (smallest, median, largest)))
+        rows.append(BudgetRow(cost, of, unit, limit, (smallest, median, largest), possible=True))
     return rows

@@ -26,11 +26,13 @@ SPACE = {
 }  # fmt: skip
 
 
-def run_of(tmp_path: Path, search: dict[str, Any], targets: tuple[str, ...] = (FP32, INT8)) -> Run:
+def run_of(
+    tmp_path: Path, search: dict[str, Any], targets: tuple[str, ...] = (FP32, INT8), space: dict[str, Any] = SPACE
+) -> Run:
     raw = {
         "name": "r",
         "data": {"source": "digits", "image_size": 12},
-        "space": SPACE,
+        "space": space,
         "targets": [{"target": target} for target in targets],
         "search": search,
     }
@@ -144,6 +146,18 @@ def test_rows_say_which_of_the_three_networks_keep_a_budget(tmp_path: Path) -> N
 def test_verdicts(values: tuple[float, float, float], verdict: str, infeasible: bool) -> None:
     row = BudgetRow("macs", "all targets", "MACs", 4.0, values)
     assert (row.verdict, row.infeasible) == (verdict, infeasible)
+
+
+def test_a_budget_that_only_others_than_the_three_keep_can_be_kept(tmp_path: Path) -> None:
+    """With parallel blocks and early exits the network of fewest MACs has not the fewest parameters."""
+    space = {"settings": {"blocks": "parallel", "exits": "early"}}
+    run = run_of(tmp_path, {"budgets": {"parameters": 50_000}}, space=space)
+    least = run.space.graph(run.space.decode(run.space.lower)).parameters
+    assert least < 50_000 < run.space.graph(run.space.smallest).parameters, "the case that is meant"
+    check_counted(run)
+    (row,) = counted_rows(run, three_networks(run))
+    assert (row.verdict, row.infeasible) == ("can be kept, but by none of the three", False)
+    assert not any(row.keeps.values())
 
 
 def test_a_target_that_cannot_be_measured_says_why() -> None:
