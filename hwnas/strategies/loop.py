@@ -69,6 +69,8 @@ class ArchiveStrategy(Strategy):
         if not stale or self.section.reevaluate == "all":
             return stale
         wanted = {member.key for view in self.problem.views for member in self._contenders(view)}
+        if self.iteration >= self.section.iterations:
+            wanted |= {member.key for view in self.problem.views for member in self._most_accurate(view)}
         return [member for member in stale if member.key in wanted]
 
     def _contenders(self, view: View) -> list[Member]:
@@ -87,6 +89,17 @@ class ArchiveStrategy(Strategy):
             return [members[i] for i in (front if len(front) else survival(F, G, 1))]
         F[:, 0] -= std
         return [members[i] for i in non_dominated(F, G) if not fresh[i]]
+
+    def _most_accurate(self, view: View) -> list[Member]:
+        """Return the feasible members of a view with the highest accuracy, as many as an iteration has candidates.
+
+        Fine-tuning chooses among members read with the final weights. Where accuracy is the only objective the front alone
+        would leave it one.
+        """
+        members = self.present(self.archive.active)
+        F, G = objectives_of(members, view)
+        feasible = np.flatnonzero((G <= 0.0).all(axis=1))
+        return [members[i] for i in feasible[np.argsort(F[feasible, 0], kind="stable")[: self.section.candidates]]]
 
     def present(self, members: list[Member]) -> list[Member]:
         """Return members with the accuracies they are estimated to have with the present supernet."""

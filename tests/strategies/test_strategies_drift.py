@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -67,9 +68,10 @@ def moved(space: ToySpace, version: int) -> AnalyticAccuracy:
     return AnalyticAccuracy(space, seed=2, effects=0.01 + 0.001 * version)
 
 
-def drive(reevaluate: str) -> tuple[NatV2, ToySpace]:
+def drive(reevaluate: str, minimised: tuple[str, ...] | None = None) -> tuple[NatV2, ToySpace]:
     space = ToySpace(stages=2, depth=3, codes=4, widths=3)
-    strategy = NatV2(macs_problem(space, budget=0.5), SECTION.model_copy(update={"reevaluate": reevaluate}))
+    problem = dataclasses.replace(macs_problem(space, budget=0.5), minimised=minimised)
+    strategy = NatV2(problem, SECTION.model_copy(update={"reevaluate": reevaluate}))
     while not strategy.finished:
         X = strategy.ask()
         strategy.tell(X, moved(space, strategy.version)(X), strategy.problem.costs(X))
@@ -97,6 +99,18 @@ def test_only_what_may_be_on_the_front_is_evaluated_again() -> None:
     encodings = np.array([m.encoding for m in needed.archive.active], dtype=np.int64)
     truth = volume_front(needed, moved(space, needed.version)(encodings))
     assert len(best & truth) >= 0.9 * len(truth)
+
+
+@pytest.mark.parametrize("minimised", [None, ()], ids=["macs", "accuracy-alone"])
+def test_as_many_as_an_iteration_has_candidates_end_with_the_final_weights(minimised: tuple[str, ...] | None) -> None:
+    strategy, _ = drive("needed", minimised)
+    view = strategy.problem.views[0]
+    members = [m for m in strategy.present(strategy.archive.active) if m.G[0] <= 0.0]
+    best = sorted(members, key=lambda m: -m.accuracy)[: SECTION.candidates]
+    current = {m.key for m in strategy.archive.current(strategy.version)}
+    assert len(best) == SECTION.candidates
+    assert {m.key for m in best} <= current
+    assert {m.key for m in front(strategy.present(strategy.archive.active), view)} <= current
 
 
 def test_everything_is_evaluated_again_where_that_is_asked() -> None:
