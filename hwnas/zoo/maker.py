@@ -24,13 +24,12 @@ from hwnas.zoo.card import CARD, FORMAT, NAME, Card, DataFacts, SpaceFacts, Trai
 from hwnas.zoo.entry import Entry, shipped_root, user_root
 from hwnas.zoo.measuring import measure_accuracies
 from hwnas.zoo.readme import write_readme
+from hwnas.zoo.starting import SPLIT_KEYS
 from hwnas.zoo.weights import halved, read_files, write_weights
 from hwnas_profilers import fingerprint
 
 LIMIT_MB = 30.0
 """Most megabytes of all entries in one folder, so that package and repository stay small."""
-
-SPLIT_KEYS = ("validation", "gate", "test", "seed", "max_train")
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def _data_facts(data: ImageData, config: RunConfig) -> DataFacts:
         digest=data.digest,
         classes=data.classes,
         sizes=data.sizes,
-        split={key: section[key] for key in SPLIT_KEYS},
+        split={key: section[key] for key in (*SPLIT_KEYS, "max_train")},
         augment=data.augment,
         image_size=data.image_size,
         mean=data.mean,
