@@ -83,7 +83,7 @@ class ArchiveStrategy(Strategy):
         accuracy, std = self._drift.estimate(members, self.version)
         F, G = objectives_of(members, view)
         F[:, 0] = 1.0 - accuracy
-        fresh = std == 0.0
+        fresh = np.array([member.version == self.version for member in members])
         if not fresh.any():
             front = non_dominated(F, G)
             return [members[i] for i in (front if len(front) else survival(F, G, 1))]
