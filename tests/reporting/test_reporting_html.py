@@ -204,7 +204,7 @@ def test_the_terminal_shows_the_fronts_of_all_targets(run_folder: Path) -> None:
     stream = io.StringIO()
     document = json.loads((run_folder / "front.json").read_text())
     member = document["targets"][TARGETS[1]]["members"][0]
-    print_fronts(document, {(TARGETS[1], member["id"]): {"value": 0.512}}, Console(file=stream, width=170))
+    print_fronts(document, {(TARGETS[1], member["id"]): {"value": 0.512}}, Console(file=stream, width=240))
     text = stream.getvalue()
     latency = member["latency"]
     for word in (
