@@ -12,9 +12,8 @@ import numpy as np
 from hwnas.spaces.base import IntArray, unique_rows
 from hwnas.strategies.archive import accuracy_of, encodings_of
 from hwnas.strategies.breeding import evolve
-from hwnas.strategies.distribution import Sampler
-from hwnas.strategies.loop import ArchiveStrategy
 from hwnas.strategies.problem import FloatArray, Limit, Problem, View
+from hwnas.strategies.random_search import RandomSearch
 from hwnas.strategies.sampling import draw_for_views, shares
 from hwnas.strategies.surrogate import AccuracySurrogate
 
@@ -31,22 +30,16 @@ def ladder(low: float, high: float, steps: int, shift: float) -> FloatArray:
     return np.asarray(low + (high - low) * (np.arange(steps) + 1.0 - shift) / steps, dtype=np.float64)
 
 
-class Evolution(ArchiveStrategy):
+class Evolution(RandomSearch):
     """Per candidate one limit on the first cost, and under it a genetic algorithm for predicted accuracy alone.
 
     Published: 16,000 networks train the predictor once, then a population of 100 lives 500 generations for one limit. Here
     the first members train it, it is fitted again on every iteration's new ones, and every candidate is the end of
     a population of ``inner_population`` after ``inner_generations`` under its own limit, so that the limits walk over the
-    whole range. All limits hold by rejection. The supernet is left as it is.
+    whole range. All limits hold by rejection. It starts like random search, and leaves the supernet as it is.
     """
 
     name = "evolution"
-
-    def _initial(self) -> IntArray:
-        ends = {row.tobytes() for row in (self.problem.smallest(), self.problem.largest())}
-        count = max(0, self.section.initial * self.section.oversample - 1)
-        drawn = draw_for_views(self.problem, self.rng, count, ends)
-        return np.vstack([drawn, self.problem.smallest()[None]])
 
     def _candidates(self) -> tuple[IntArray, FloatArray | None, FloatArray | None]:
         members = self.archive.members
@@ -89,7 +82,3 @@ class Evolution(ArchiveStrategy):
             rng=self.rng,
         )
         return unique_rows(X, list(taken))[:1]
-
-    def sampler(self) -> Sampler | None:
-        """Return None: the supernet is left as it is."""
-        return None
