@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from _entries import add_data_arguments, data_of
 from rich.console import Console
 from rich.table import Table
 
-from hwnas.config import DataSection
-from hwnas.datasets.data import load_data
 from hwnas.files import write_json
 from hwnas.progress import progress_bar
 from hwnas.supernets.evaluation import AccuracyEvaluator
@@ -51,9 +50,7 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--supernet", required=True, help="entry of the zoo, or path of one")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--data-validation", type=float, default=0.15)
-    parser.add_argument("--data-gate", type=float, default=0.05)
+    add_data_arguments(parser)
     parser.add_argument("--validation-images", type=int, default=500)
     parser.add_argument("--bn-images", type=int, default=200)
     parser.add_argument("--networks", type=int, default=30)
@@ -68,13 +65,7 @@ def main() -> None:
     arguments = read_arguments()
     torch.set_num_threads(1)
     supernet = load_entry(find_entry(arguments.supernet))
-    section = DataSection(
-        source=arguments.data,
-        image_size=arguments.image_size,
-        validation=arguments.data_validation,
-        gate=arguments.data_gate,
-    )
-    data = load_data(section)
+    data = data_of(arguments)
     images = {"bn_images": arguments.bn_images, "validation_images": arguments.validation_images}
     cached = AccuracyEvaluator(supernet, data, **images)
     ways = {

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,7 @@ from rich.table import Table
 from hwnas.config import RunConfig, load_run_config
 from hwnas.files import Journal, write_json
 from hwnas.progress import progress_bar
-from hwnas.registry import load
-from hwnas.runs.searching import PUPILS, SearchWork
+from hwnas.runs.searching import PUPILS, drive_search
 from hwnas.runs.session import Run
 from hwnas.runs.training import trained_supernet
 from hwnas.spaces.base import IntArray
@@ -40,7 +38,6 @@ from hwnas.strategies.archive import front, read_member
 from hwnas.strategies.costs import GraphCounter
 from hwnas.strategies.hypervolume import MARGIN, normalised_hypervolume
 from hwnas.strategies.problem import FloatArray, Problem
-from hwnas.strategies.runner import run_search
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.evaluation import AccuracyEvaluator
 from hwnas.supernets.phases import steps_per_epoch
@@ -112,35 +109,6 @@ def run_of(trained: Run, name: str, arguments: argparse.Namespace) -> Run:
     changed |= {"name": f"{config.name}-{name}-{arguments.seed}", "search": search}
     changed["train"]["bn_images"] = arguments.bn_images
     return Run(RunConfig.model_validate(changed), arguments.runs)
-
-
-def search(run: Run, supernet: AnySupernet, problem: Problem, console: Console) -> Path:
-    """Run one loop to its end, or go on with it; returns its folder."""
-    section = run.config.search
-    strategy = load("strategy", section.strategy)(problem, section)
-    work = SearchWork(run, supernet)
-    adapts = section.adapt_epochs > 0
-    start = time.monotonic()
-    with progress_bar(run.config.name, 1.0) as advance:
-        done = 0.0
-
-        def report(share: float, note: str) -> None:
-            nonlocal done
-            advance(share - done, note)
-            console.print(f"{run.config.name}: {share:.1%} after {time.monotonic() - start:.0f} s, {note}")
-            done = share
-
-        run_search(
-            strategy,
-            problem,
-            evaluate=work.evaluate,
-            folder=run.folder.search,
-            adapt=work.adapt if adapts else None,
-            save_supernet=work.save if adapts else None,
-            load_supernet=work.load if adapts else None,
-            on_progress=report,
-        )
-    return run.folder.search
 
 
 def trace_of(run: Run, problem: Problem) -> list[Iteration]:
@@ -289,7 +257,7 @@ def main() -> None:
         run.use_threads()
         problem = macs_problem(run)
         supernets[name] = trained_supernet(trained)
-        search(run, supernets[name], problem, console)
+        drive_search(run, problem, supernets[name], run.config.name)
         traces[name] = trace_of(run, problem)
     problem = macs_problem(trained)
     judges = {

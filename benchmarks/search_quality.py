@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _entries import add_data_arguments, data_of
 from rich.console import Console
 from rich.table import Table
 
-from hwnas.config import DataSection, SearchSection, TrainSection
+from hwnas.config import SearchSection, TrainSection
 from hwnas.files import Journal, cache_home, digest
 from hwnas.progress import progress_bar
 from hwnas.registry import load
@@ -143,7 +144,6 @@ def supernet_oracle(arguments: argparse.Namespace, subspace: bool) -> tuple[Mobi
     """Return space and stored accuracies of a trained supernet; train a small one if none is given."""
     import torch
 
-    from hwnas.datasets.data import load_data
     from hwnas.files import sha256_file
     from hwnas.supernets.evaluation import AccuracyEvaluator
     from hwnas.supernets.mobilenetv3 import MobileNetV3Supernet
@@ -153,13 +153,7 @@ def supernet_oracle(arguments: argparse.Namespace, subspace: bool) -> tuple[Mobi
     from hwnas.zoo.weights import load_entry
 
     torch.set_num_threads(arguments.threads)
-    section = DataSection(
-        source=arguments.data,
-        image_size=arguments.image_size,
-        validation=arguments.data_validation,
-        gate=arguments.data_gate,
-    )
-    data = load_data(section)
+    data = data_of(arguments)
     if arguments.supernet is None:
         folder = cache_home() / "benchmarks" / "search_quality-supernet"
         if not train_supernet(MobileNetV3Supernet(MobileNetV3Space(**SPACE)), data, TRAIN, folder).complete:
@@ -319,9 +313,7 @@ def read_arguments() -> argparse.Namespace:
         help="entry of the zoo, or path of one; default: train a small supernet, keep it in the cache",
     )
     parser.add_argument("--data", default="digits", help="data source of the supernet")
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--data-validation", type=float, default=0.15, help="share of the validation split")
-    parser.add_argument("--data-gate", type=float, default=0.05, help="share of the gate split")
+    add_data_arguments(parser)
     parser.add_argument("--validation-images", type=int, default=None)
     parser.add_argument("--bn-images", type=int, default=512, help="training images for batch normalisation")
     parser.add_argument("--subspace", action="store_true", help="a part of the space, every accuracy evaluated once")

@@ -15,6 +15,7 @@ from hwnas.runs.session import Run
 from hwnas.runs.training import trained_supernet
 from hwnas.spaces.base import IntArray
 from hwnas.strategies.base import FloatArray, Sampler
+from hwnas.strategies.problem import Problem
 from hwnas.strategies.runner import run_search
 from hwnas.strategies.state import SearchResult
 from hwnas.supernets.adaptation import adapt
@@ -114,13 +115,24 @@ def search_stage(run: Run) -> SearchResult:
         ConfigError: Unknown strategy.
         RunFolderError: The folder holds another search.
     """
+    return drive_search(run, problem_of(run), trained_supernet(run), "searching")
+
+
+def drive_search(run: Run, problem: Problem, supernet: AnySupernet, title: str) -> SearchResult:
+    """Search a problem with the run's strategy in the run's folder, or go on where it stopped.
+
+    Args:
+        run: Sections of the search and of training, data, folder.
+        problem: Space, costs and limits.
+        supernet: Trained weights; adapted in place if the run file says so.
+        title: What the bar shows.
+    """
     section = run.config.search
-    problem = problem_of(run)
     strategy = registry.load("strategy", section.strategy)(problem, section)
-    work = SearchWork(run, trained_supernet(run))
+    work = SearchWork(run, supernet)
     adapts = section.adapt_epochs > 0
     deadline = None if section.time_budget_minutes is None else 60.0 * section.time_budget_minutes
-    with progress_bar("searching", 1.0) as advance:
+    with progress_bar(title, 1.0) as advance:
         done = 0.0
 
         def report(share: float, note: str) -> None:

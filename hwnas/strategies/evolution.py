@@ -14,7 +14,7 @@ from hwnas.strategies.archive import accuracy_of, encodings_of
 from hwnas.strategies.breeding import evolve
 from hwnas.strategies.problem import FloatArray, Limit, Problem, View
 from hwnas.strategies.random_search import RandomSearch
-from hwnas.strategies.sampling import draw_for_views, shares
+from hwnas.strategies.sampling import shares
 from hwnas.strategies.surrogate import AccuracySurrogate
 
 
@@ -52,10 +52,7 @@ class Evolution(RandomSearch):
             for maximum in self._limits(view, share):
                 taken = self.archive.keys | {row.tobytes() for row in chosen}
                 chosen = np.vstack([chosen, self._best(view, maximum, surrogate, taken)])
-        missing = self.section.candidates - len(chosen)
-        taken = self.archive.keys | {row.tobytes() for row in chosen}
-        filled = draw_for_views(self.problem, self.rng, missing, taken, turn=self.iteration, margin=0.0)
-        chosen = np.vstack([chosen, filled])
+        chosen = self._fill_up(chosen, margin=0.0)
         return (chosen, *surrogate.predict(chosen)) if len(chosen) else (chosen, None, None)
 
     def _limits(self, view: View, steps: int) -> list[float | None]:

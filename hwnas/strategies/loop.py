@@ -16,6 +16,7 @@ from hwnas.strategies.base import Strategy
 from hwnas.strategies.drift import Drift
 from hwnas.strategies.hypervolume import normalised_hypervolume, reference_point
 from hwnas.strategies.problem import Costs, FloatArray, Problem, View
+from hwnas.strategies.sampling import MARGIN, draw_for_views
 from hwnas.strategies.sorting import non_dominated, survival
 from hwnas.strategies.surrogate import score
 
@@ -47,6 +48,15 @@ class ArchiveStrategy(Strategy):
     @abstractmethod
     def _candidates(self) -> tuple[IntArray, FloatArray | None, FloatArray | None]:
         """Return new encodings to evaluate, with predicted accuracy and its standard deviation where there are any."""
+
+    def _fill_up(self, chosen: IntArray, margin: float = MARGIN) -> IntArray:
+        """Make up for candidates that are missing by drawing new eligible ones; ``margin`` as in :func:`draw_for_views`."""
+        missing = self.section.candidates - len(chosen)
+        if missing <= 0:
+            return chosen
+        taken = self.archive.keys | {row.tobytes() for row in chosen}
+        drawn = draw_for_views(self.problem, self.rng, missing, taken, turn=self.iteration, margin=margin)
+        return np.vstack([chosen, drawn])
 
     def _survive(self) -> None:
         """Choose the active set after members were added (default: all stay)."""

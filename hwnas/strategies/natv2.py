@@ -95,14 +95,6 @@ class NatV2(ArchiveStrategy):
         front_costs = stack_costs(best).F[:, list(view.costs)] if best else np.empty((0, len(view.costs)))
         return found.X[select_candidates(found.F, found.G, front_costs, count)]
 
-    def _fill_up(self, chosen: IntArray) -> IntArray:
-        """Make up for candidates that the inner searches did not find by drawing new eligible ones."""
-        missing = self.section.candidates - len(chosen)
-        if missing <= 0:
-            return chosen
-        taken = self.archive.keys | {row.tobytes() for row in chosen}
-        return np.vstack([chosen, draw_for_views(self.problem, self.rng, missing, taken, turn=self.iteration)])
-
     def sampler(self) -> Sampler | None:
         """Return the gene frequencies of the best feasible members, an equal mixture over targets."""
         if not self._adaptation_due:

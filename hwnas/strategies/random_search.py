@@ -23,10 +23,7 @@ class RandomSearch(ArchiveStrategy):
         return np.vstack([drawn, self.problem.smallest()[None]])
 
     def _candidates(self) -> tuple[IntArray, FloatArray | None, FloatArray | None]:
-        drawn = draw_for_views(
-            self.problem, self.rng, self.section.candidates, self.archive.keys, turn=self.iteration, margin=0.0
-        )
-        return drawn, None, None
+        return self._fill_up(np.empty((0, self.problem.space.n_genes), dtype=np.int64), margin=0.0), None, None
 
     def sampler(self) -> Sampler | None:
         """Return None: random search leaves the supernet as it is."""

@@ -69,7 +69,7 @@ def train_supernet(
     every batch, the weights are those of one process up to rounding, and the first one writes and evaluates.
 
     Checkpoints are kept in ``folder`` (every ``section.checkpoint_minutes`` and at the end of each phase) and lead to the
-    same weights as an undisturbed run. At the end, or when ``section.time_budget_minutes`` of this call are spent, the
+    same weights as an undisturbed run. At the end, or when ``section.time_budget_minutes`` over all calls are spent, the
     weights are saved there (``supernet.json``) and the report (``training.json``).
 
     Args:
