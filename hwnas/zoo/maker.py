@@ -74,7 +74,7 @@ def add_entry(
     _require_data(trained, data)
     supernet = load_supernet(trained.folder)
     use_threads(supernet.space, trained.config.train.batch_size, trained.config.threads)
-    with _whole_folder(root / name) as made:
+    with whole_folder(root / name) as made:
         weights = write_weights(made, halved(supernet.state_dict()))
         _require_room(root, name, sum(weight.size_bytes for weight in weights), limit_mb)
         load_tensors(supernet, read_files(made, weights), made)
@@ -189,7 +189,7 @@ def _training_facts(trained: _Trained) -> TrainingFacts:
 
 
 @contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder; when the block succeeds it becomes ``folder``, in the place of one that was there.
 
     Raises:
@@ -203,6 +203,10 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
             made.mkdir()
         yield made
         with explain_os_errors(folder):
-            if folder.exists():
-                folder.rename(work / "former")
-            made.rename(folder)
+            former = folder.rename(work / "former") if folder.exists() else None
+            try:
+                made.rename(folder)
+            except OSError:
+                if former is not None:
+                    former.rename(folder)
+                raise

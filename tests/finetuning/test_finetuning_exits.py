@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finetuning_support import Stop, states_equal, stop_at
 from torch import nn
 
 from hwnas.config import FinetuneSection, parse_section
@@ -61,11 +62,6 @@ def misled(supernet: MobileNetV3Supernet) -> MobileNetV3Supernet:
 def calibrated(module: nn.Module, data: ImageData) -> Any:
     recalibrate_bn(module.eval(), data.train.batches(two_step.BN_BATCH, 8))
     return module
-
-
-def states_equal(one: nn.Module, other: nn.Module) -> bool:
-    a, b = one.state_dict(), other.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(
@@ -238,23 +234,13 @@ def test_an_interrupted_ensemble_ends_where_an_uninterrupted_one_does(
 ) -> None:
     chosen = section(exit_pruning=True, batch_size=64, learning_rate=5e-3)
 
-    class Stop(Exception):
-        pass
-
-    seen = [0]
-
-    def stop_at(step: float, note: str) -> None:
-        seen[0] += bool(note)
-        if seen[0] == stop:
-            raise Stop
-
     largest = misled.space.largest
     whole = finetune(misled, largest, data, chosen, tmp_path / "whole")
     assert len(whole.history) == 4
     assert whole.epochs >= 2, "the interruption at 4 must fall into step 2"
     assert max(whole.exits) < 3, "step 2 must train another network than step 1"
     with pytest.raises(Stop):
-        finetune(misled, largest, data, chosen, tmp_path / "cut", on_progress=stop_at)
+        finetune(misled, largest, data, chosen, tmp_path / "cut", on_progress=stop_at(stop))
     resumed = finetune(misled, largest, data, chosen, tmp_path / "cut")
     assert states_equal(resumed.module, whole.module)
     assert (resumed.history, resumed.final_history) == (whole.history, whole.final_history)

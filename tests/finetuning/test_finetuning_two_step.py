@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from finetuning_support import Stop, states_equal, stop_at
 from torch import nn
 
 from hwnas.config import FinetuneSection
@@ -44,11 +45,6 @@ class ForbiddenSplit(Split):
 
 def forbid(split: Split) -> Split:
     return ForbiddenSplit(split.name, split.pool, split.pool_labels, split.rows, split.preprocess)
-
-
-def states_equal(one: nn.Module, other: nn.Module) -> bool:
-    a, b = one.state_dict(), other.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def records(values: list[tuple[float, float]]) -> list[EpochRecord]:
@@ -199,21 +195,11 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
         {"epochs": 3, "patience": 3, "batch_size": 64, "learning_rate": 2e-2, "optimizer": optimizer}
     )
 
-    class Stop(Exception):
-        pass
-
-    seen = [0]
-
-    def stop_at(step: float, note: str) -> None:
-        seen[0] += bool(note)
-        if seen[0] == stop:
-            raise Stop
-
     architecture = supernet.space.largest
     whole = finetune(supernet, architecture, data, section, tmp_path / "whole")
     assert whole.epochs >= 2, "the interruption at 4 must fall into step 2"
     with pytest.raises(Stop):
-        finetune(supernet, architecture, data, section, tmp_path / "cut", on_progress=stop_at)
+        finetune(supernet, architecture, data, section, tmp_path / "cut", on_progress=stop_at(stop))
     assert not (tmp_path / "cut" / "winner.json").exists()
     moved: list[float] = []
     resumed = finetune(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -10,13 +11,13 @@ from zoo_support import NAME, SETTINGS, scratch_config
 
 from hwnas import api, zoo
 from hwnas.datasets.data import ImageData
-from hwnas.errors import ConfigError, HwnasError
+from hwnas.errors import ConfigError, HwnasError, StorageError
 from hwnas.files import sha256_file
 from hwnas.supernets.evaluation import AccuracyEvaluator
 from hwnas.supernets.storage import load_supernet
 from hwnas.zoo import Entry
 from hwnas.zoo.card import read_card
-from hwnas.zoo.maker import add_entry
+from hwnas.zoo.maker import add_entry, whole_folder
 from hwnas.zoo.weights import halved, read_files, split_tensors, write_weights
 
 
@@ -137,3 +138,23 @@ def test_values_beyond_half_precision_keep_single_precision() -> None:
         "count": torch.int64,
     }
     assert float(kept["large"]) == 1e5
+
+
+def test_an_entry_that_cannot_take_its_place_leaves_the_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / NAME
+    folder.mkdir()
+    (folder / "former").write_text("kept")
+    rename = Path.rename
+
+    def refuse_the_new(path: Path, target: Path) -> Path:
+        if target == folder and (path / "new").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(StorageError), whole_folder(folder) as made:
+        (made / "new").write_text("lost")
+    assert [path.name for path in folder.iterdir()] == ["former"]
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
