@@ -14,7 +14,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-backends: $(READY)
-	$(BIN)/python -m pytest tests/backends
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/backends -m "environment or not environment"
 
 bench: $(READY)
 	$(BIN)/python benchmarks/search_quality.py --oracle analytic

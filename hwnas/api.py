@@ -680,6 +680,61 @@ def add_device(
     return greeting
 
 
+def backends() -> dict[str, dict[str, Any]]:
+    """Return what every backend makes and whether it can work here: name -> precisions, state, environment."""
+    return {name: _backend_state(name) for name in registry.names("backend")}
+
+
+def _backend_state(name: str) -> dict[str, Any]:
+    backend = registry.load("backend", name)()
+    recipe = getattr(backend, "recipe", None)
+    report: dict[str, Any] = {"precisions": list(backend.precisions), "ready": True, "state": "ready"}
+    reason = backend.available()
+    if reason is not None:
+        report |= {"ready": False, "state": reason}
+    elif recipe is not None:
+        report |= {"environment": str(recipe.folder), "size_bytes": recipe.size_bytes, "ready": recipe.ready}
+        size = f"{report['size_bytes'] / 1e9:.1f} GB" if recipe.ready else f"{recipe.size_gb:g} GB"
+        report["state"] = (
+            f"ready, {size} in its own environment"
+            if recipe.ready
+            else f"its environment ({size}) is made on first use, or with: hwnas backends install {name}"
+        )
+    return report
+
+
+def install_backend(name: str) -> dict[str, Any]:
+    """Make the environment of a backend's converter unless it is there; returns what :func:`backends` says of it.
+
+    Raises:
+        ConfigError: No such backend, or one that needs packages in the user's own environment.
+        ConversionError: pip failed; the message ends with what it said.
+        StorageError: Too little room.
+    """
+    from hwnas.environments.recipe import install
+
+    backend = registry.load("backend", name)()
+    recipe = getattr(backend, "recipe", None)
+    if recipe is None:
+        raise ConfigError(f"backend {name} has no environment of its own; its packages: {backend.install or 'none'}")
+    install(recipe)
+    return _backend_state(name)
+
+
+def remove_backend(name: str) -> int:
+    """Delete the environments of a backend's converter, those of other torch versions too; returns the bytes freed.
+
+    Raises:
+        ConfigError: No such backend, or one without an environment of its own.
+    """
+    from hwnas.environments.recipe import remove
+
+    recipe = getattr(registry.load("backend", name), "recipe", None)
+    if recipe is None:
+        raise ConfigError(f"backend {name} has no environment of its own, so there is nothing to remove.")
+    return remove(recipe.name)
+
+
 def list_tables(folder: Path | None = None) -> list[dict[str, Any]]:
     """List latency tables of a folder, of the user, and those shipped."""
     from hwnas.latency.profiling import TABLE_FILE

@@ -73,6 +73,10 @@ class ModelFileError(HwnasError):
     """A model file (ONNX, IR, safetensors) that is not what it claims to be."""
 
 
+class ConversionError(ModelFileError):
+    """A converter that failed, or whose environment cannot be made."""
+
+
 class ArtifactError(HwnasError):
     """An artifact package that is incomplete, tampered with, or failed parity."""
 

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from hwnas.cli import (
+    backends,
     cache,
     check,
     devices,
@@ -36,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(devices.app, name="devices")
+app.add_typer(backends.app, name="backends")
 app.command("profile")(profile.profile)
 app.command("fit")(fit.fit)
 app.command("predict")(predict.predict)

@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hwnas.devices.transport import Launch, kill_group
+from hwnas.devices.transport import Launch
 from hwnas.errors import DeviceError
+from hwnas.processes import kill_group
 from hwnas_profilers import protocol
 from hwnas_profilers.protocol import Frame, ProtocolError
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +13,9 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from hwnas.devices.zipapp import cached_agent, plugin_runtimes
+from hwnas.environments.recipe import import_folders
 from hwnas.errors import ConfigError, DeviceError
+from hwnas.processes import kill_group
 from hwnas.targets import Device
 
 SSH_OPTIONS = ("port", "identity_file", "config", "connect_timeout")
@@ -102,17 +102,6 @@ def _read_back(stream: IO[bytes]) -> str:
     return stream.read(1 << 20).decode("utf-8", "replace")
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process started with ``start_new_session`` and all it started, and wait a little for its end."""
-    with contextlib.suppress(OSError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=5.0)
-
-
 def _by_hand(device: Device) -> str:
     return shlex.join(remote_argv(device, ["echo", "hello"]))
 
@@ -144,15 +133,20 @@ def push_agent(device: Device, agent: Path, sha256: str, deadline_s: float) -> s
 
 
 def _local_launch(device: Device) -> Launch:
-    """Start the installed package; with a foreign interpreter or plug-in runtimes, the zipapp."""
+    """Start the installed package; with a foreign interpreter or plug-in runtimes, the zipapp.
+
+    What converters' environments hold is offered behind this interpreter's own packages.
+    """
     environment = {"PYTHONSAFEPATH": "1"}  # a file torch.py in the current folder must not be imported
-    only = ["--only", "simulated"] if device.transport == "simulated" else []
+    words = ["--only", "simulated"] if device.transport == "simulated" else []
+    if not words and not device.python:
+        words = [word for folder in import_folders() for word in ("--packages", str(folder))]
     plugins = plugin_runtimes()
     if device.python or plugins:
         agent, sha256 = cached_agent(plugins)
-        argv = (device.python or sys.executable, str(agent), *only)
+        argv = (device.python or sys.executable, str(agent), *words)
         return Launch(argv, environment, shares_files=True, agent_sha256=sha256)
-    return Launch((sys.executable, "-m", "hwnas_profilers", *only), environment, shares_files=True)
+    return Launch((sys.executable, "-m", "hwnas_profilers", *words), environment, shares_files=True)
 
 
 def prepare(device: Device, deadline_s: float) -> Launch:

@@ -29,7 +29,7 @@ from hwnas.backends.naming import OVERHEAD_OPS
 from hwnas.devices.fingerprint import int8_weight_bits
 from hwnas.devices.models import LoadedModel, ModelFiles
 from hwnas.devices.session import Session, open_session
-from hwnas.errors import ConfigError, ModelFileError
+from hwnas.errors import ConfigError, MeasurementFailure, ModelFileError
 from hwnas.supernets.static import folded_weights
 from hwnas.targets import Device, Target
 from hwnas.testing.trained import TrainedExample, trained_example
@@ -78,6 +78,8 @@ class BackendContract:
     backend_type: ClassVar[type[Backend]]
     unattributed_ops: ClassVar[frozenset[str]] = frozenset()
     """Operations whose kernels the runtime leaves without any name, so that they cannot be given to a block."""
+    kernel_times: ClassVar[bool] = True
+    """Whether the runtime tells what it runs as one unit."""
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -152,8 +154,17 @@ class BackendContract:
     def test_kernels_belong_to_blocks(
         self, backend: Backend, example: TrainedExample, session: Session, tmp_path: Path
     ) -> None:
-        """Every kernel but overhead belongs to a block; every block with a convolution has one."""
+        """Every kernel but overhead belongs to a block; every block with a convolution has one.
+
+        A runtime that tells no kernel times says so instead of inventing some.
+        """
         graph = example.graph
+        if not self.kernel_times:
+            files = backend.build_network(graph, backend.precisions[0], tmp_path)
+            loaded = self.load(session, backend, files, backend.precisions[0])
+            with pytest.raises(MeasurementFailure, match="kernel times"):
+                session.kernels(loaded.handle, runs=2)
+            return
         for precision in backend.precisions:
             files = backend.build_network(graph, precision, tmp_path / precision)
             loaded = self.load(session, backend, files, precision)

@@ -51,9 +51,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Serve one client until its end of the stream closes."""
     parser = argparse.ArgumentParser(prog="hwnas_profilers", description=__doc__)
     parser.add_argument("--only", action="append", default=[], metavar="RUNTIME", help="offer this runtime alone")
+    parser.add_argument(
+        "--packages", action="append", default=[], metavar="FOLDER", help="import from here what is not installed"
+    )
     options = parser.parse_args(arguments)
     if sys.stdin is not None and sys.stdin.isatty():
         parser.error("this program is started by hwnas and speaks frames; try: hwnas devices")
+    sys.path += options.packages
     source, sink = claim_streams()
     end_with_client(source)
     from hwnas_profilers.protocol import ProtocolError
