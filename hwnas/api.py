@@ -28,6 +28,7 @@ from hwnas.files import cache_home, read_json
 from hwnas.targets import Device, Fingerprint, Target, find_device, load_devices, resolve_target, save_device
 
 if TYPE_CHECKING:
+    from hwnas.artifacts.comparing import Comparison
     from hwnas.artifacts.pipeline import Artifact
     from hwnas.artifacts.recheck import VerifyReport
     from hwnas.runs.check import Checked
@@ -614,6 +615,51 @@ def verify(artifact: Path | str, *, target: str | None = None) -> VerifyReport:
     from hwnas.artifacts.recheck import verify_artifact
 
     return verify_artifact(Path(artifact), target=target)
+
+
+def compare(
+    old: Path | str,
+    new: Path | str,
+    *,
+    target: str | None = None,
+    data: RunConfig | Path | str | None = None,
+    statistic: str = "p50",
+    margin: float = 0.0,
+    loads: int = 8,
+    rounds: int = 6,
+) -> Comparison:
+    """Say whether a new artifact is slower or less accurate than an old one, beyond noise.
+
+    Args:
+        old: Artifact folder or zip.
+        new: Artifact folder or zip.
+        target: Device and threads to compare on; by default the artifacts' own.
+        data: Run file (or its config) whose gate images are answered by both; by default the manifests' counts are compared.
+        statistic: ``p50``, ``p90`` or ``p99``.
+        margin: By how much the new one may be slower, as a share.
+        loads: Fresh worker processes.
+        rounds: Bursts of each file in each process.
+
+    Raises:
+        ArtifactError: One of them is incomplete or was changed.
+        ConfigError: They cannot be compared.
+    """
+    from hwnas.artifacts.comparing import compare_artifacts
+    from hwnas.datasets.data import load_data
+    from hwnas.progress import progress_bar
+
+    images = None if data is None else load_data(_config(data).data)
+    with progress_bar("comparing", loads) as advance:
+        return compare_artifacts(
+            *(Path(old), Path(new)),
+            target=None if target is None else Target.parse(target),
+            data=images,
+            statistic=statistic,
+            margin=margin,
+            loads=loads,
+            rounds=rounds,
+            on_progress=advance,
+        )
 
 
 def report(run_folder: Path | str) -> Path:

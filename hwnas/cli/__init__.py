@@ -11,6 +11,7 @@ from hwnas.cli import (
     backends,
     cache,
     check,
+    compare,
     devices,
     export,
     finetune,
@@ -48,6 +49,7 @@ app.command("search")(search.search)
 app.command("finetune")(finetune.finetune)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.add_typer(tables.app, name="tables")
 app.add_typer(zoo.app, name="zoo")
