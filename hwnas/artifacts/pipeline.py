@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hwnas.devices.session import Session
 
 SCRIPTS = ("verify.py", "infer.py")
+RUNTIME_SCRIPT = "runtime.py"
 BLOCKS = "blocks.json"
 _LAYOUTS = {4: "NCHW", 3: "NCL", 2: "NC", 1: "N", 0: ""}
 
@@ -185,6 +186,19 @@ def _files(folder: Path, files: ModelFiles, last: Mapping[str, Role]) -> tuple[F
     return tuple(entry_of(folder, name, role) for name, role in sorted(roles.items()))
 
 
+def _copy_scripts(folder: Path, parts: dict[str, Any]) -> list[str]:
+    """Copy the scripts, with the one that opens models of this runtime if there is one; returns their names."""
+    runtime = RuntimeEntry.model_validate(parts["runtime"]).name
+    templates = resources.files("hwnas.artifacts") / "templates"
+    sources = {script: templates / script for script in SCRIPTS}
+    if (templates / "runtimes" / f"{runtime}.py").is_file():
+        sources[RUNTIME_SCRIPT] = templates / "runtimes" / f"{runtime}.py"
+    for name, source in sources.items():
+        with resources.as_file(source) as path:
+            shutil.copyfile(path, folder / name)
+    return list(sources)
+
+
 def complete(folder: Path, files: ModelFiles, parts: dict[str, Any]) -> Manifest:
     """Copy the scripts, write card and manifest into ``folder``, and return the manifest.
 
@@ -193,11 +207,8 @@ def complete(folder: Path, files: ModelFiles, parts: dict[str, Any]) -> Manifest
         files: The model files in it.
         parts: Fields of the manifest except ``files``.
     """
-    for script in SCRIPTS:
-        with resources.as_file(resources.files("hwnas.artifacts") / "templates" / script) as path:
-            shutil.copyfile(path, folder / script)
     last: dict[str, Role] = {EXPORT_RECORD: "data", BLOCKS: "data", SAMPLES: "samples"}
-    last |= dict.fromkeys(SCRIPTS, "script")
+    last |= dict.fromkeys(_copy_scripts(folder, parts), "script")
     draft = Manifest(**parts, files=_files(folder, files, last))
     write_card(folder, draft)
     manifest = draft.model_copy(update={"files": _files(folder, files, {**last, CARD: "document"})})

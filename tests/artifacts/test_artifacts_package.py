@@ -14,6 +14,7 @@ import onnx
 import pytest
 from artifacts_support import build_package, small_onnx
 
+from hwnas import artifacts
 from hwnas.artifacts.manifest import MANIFEST, parse_manifest, read_manifest
 from hwnas.artifacts.package import open_package, pack, staging, unpack
 from hwnas.artifacts.records import inside
@@ -34,6 +35,7 @@ def test_an_intact_package_opens_and_its_manifest_survives_a_round_trip(package:
         "samples.npz",
         "verify.py",
         "infer.py",
+        "runtime.py",
         "README.md",
     }
     assert manifest.kept
@@ -250,16 +252,29 @@ def test_weights_outside_the_checked_files_are_refused(tmp_path: Path) -> None:
         external_files(folder / "model.onnx")
 
 
-@pytest.mark.parametrize("name", ["verify.py", "infer.py"])
-def test_scripts_are_written_for_python_3_9_and_need_only_numpy_and_the_runtime(package: Path, name: str) -> None:
-    tree = ast.parse((package / name).read_text(), feature_version=(3, 9))
+TEMPLATES = Path(artifacts.__path__[0]) / "templates"
+
+
+@pytest.mark.parametrize("script", sorted(TEMPLATES.rglob("*.py")), ids=lambda path: path.stem)
+def test_scripts_are_written_for_python_3_9_and_need_only_numpy_and_the_runtime(script: Path) -> None:
+    tree = ast.parse(script.read_text(), feature_version=(3, 9))
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported |= {entry.name.partition(".")[0] for entry in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(str(node.module).partition(".")[0])
-    assert imported - sys.stdlib_module_names <= {"numpy", "onnxruntime", "openvino", "PIL"}
+    runtime = {"litert": "ai_edge_litert"}.get(script.stem, script.stem) if script.parent.name == "runtimes" else "PIL"
+    assert imported - sys.stdlib_module_names <= {"numpy", runtime}
+
+
+def test_a_package_without_a_runtime_script_says_what_to_use(package: Path) -> None:
+    (package / "runtime.py").unlink()
+    done = subprocess.run(
+        [sys.executable, str(package / "infer.py"), "x.npy"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "use: hwnas verify" in done.stderr
 
 
 def test_a_file_beside_verify_cannot_take_the_place_of_a_library(package: Path) -> None:

@@ -7,11 +7,11 @@ Needs Python 3.9, numpy and the runtime named in manifest.json. Images are ``.np
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,76 +20,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Manifest = dict[str, Any]
 
-INSTALL = {"onnxruntime": "pip install onnxruntime", "openvino": "pip install openvino"}
-
 
 class NotHere(Exception):
     """This machine lacks what the model needs; the message says what to do."""
-
-
-class OnnxRuntimeModel:
-    """A model in ONNX Runtime on the CPU."""
-
-    def __init__(self, path: pathlib.Path, manifest: Manifest, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.version = onnxruntime.__version__
-        self.outputs = [entry["name"] for entry in manifest["outputs"]]
-
-    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Return the outputs by name."""
-        return dict(zip(self.outputs, self.session.run(self.outputs, inputs)))  # noqa: B905 (Python 3.9)
-
-    def bind(self, inputs: dict[str, Array]) -> Callable[[], Any]:
-        """Return a function that runs once on ``inputs``, with nothing else in it: what is timed."""
-        binding = self.session.io_binding()
-        for name, value in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        for name in self.outputs:
-            binding.bind_output(name)
-        return lambda: self.session.run_with_iobinding(binding)
-
-
-class OpenVinoModel:
-    """A model in OpenVINO on the CPU, executed in the manifest's precision and no other."""
-
-    def __init__(self, path: pathlib.Path, manifest: Manifest, threads: int) -> None:
-        # OpenVINO falls back on a stub where there is no telemetry package: nothing is sent.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        import openvino
-
-        core = openvino.Core()
-        settings = {
-            "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp16": "f16"}.get(manifest["runtime"]["precision"], "f32"),
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            # With one thread OpenVINO would undo the caller's own pinning at every inference.
-            "ENABLE_CPU_PINNING": threads == 1,
-        }
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
-        self.request = compiled.create_infer_request()
-        self.version = openvino.__version__
-        self.outputs = [entry["name"] for entry in manifest["outputs"]]
-
-    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Return the outputs by name."""
-        self.request.infer(inputs, share_inputs=False)
-        return {name: self.request.get_output_tensor(i).data.copy() for i, name in enumerate(self.outputs)}
-
-    def bind(self, inputs: dict[str, Array]) -> Callable[[], Any]:
-        """Return a function that runs once on ``inputs``, with nothing else in it: what is timed."""
-        for name, value in inputs.items():
-            self.request.get_tensor(name).data[...] = value
-        return lambda: self.request.infer(share_outputs=True, decode_strings=False)
-
-
-RUNTIMES: dict[str, Any] = {"onnxruntime": OnnxRuntimeModel, "openvino": OpenVinoModel}
 
 
 def threads_of(manifest: Manifest) -> int:
@@ -100,6 +33,20 @@ def threads_of(manifest: Manifest) -> int:
     return 1
 
 
+def load_runtime(folder: pathlib.Path, runtime: str) -> Any:
+    """Return the module ``runtime.py`` of the artifact, which opens and runs its model.
+
+    Raises:
+        NotHere: There is none for this runtime.
+    """
+    spec = importlib.util.spec_from_file_location("hwnas_artifact_runtime", folder / "runtime.py")
+    if spec is None or spec.loader is None or not (folder / "runtime.py").is_file():
+        raise NotHere(f"this script cannot run a {runtime} model; use: hwnas verify {folder}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def load(folder: str | os.PathLike[str]) -> tuple[Manifest, Any]:
     """Return ``(manifest, model)`` of an artifact folder.
 
@@ -108,14 +55,13 @@ def load(folder: str | os.PathLike[str]) -> tuple[Manifest, Any]:
     """
     folder = pathlib.Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    runtime = manifest["runtime"]["name"]
-    if runtime not in RUNTIMES:
-        raise NotHere(f"this script cannot run a {runtime} model; use: hwnas verify {folder}")
+    name = manifest["runtime"]["name"]
+    runtime = load_runtime(folder, name)
     path = next(entry["path"] for entry in manifest["files"] if entry["role"] == "model")
     try:
-        return manifest, RUNTIMES[runtime](folder / path, manifest, threads_of(manifest))
+        return manifest, runtime.Model(folder / path, manifest, threads_of(manifest))
     except ImportError as error:
-        raise NotHere(f"{runtime} is not installed here ({error}). Install it with: {INSTALL[runtime]}") from error
+        raise NotHere(f"{name} is not installed here ({error}). Install it with: {runtime.INSTALL}") from error
 
 
 def resize_weights(source: int, target: int, start: float = 0.0, length: float | None = None) -> Array:
