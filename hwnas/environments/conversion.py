@@ -1,16 +1,20 @@
 """A conversion in a child process: a script that knows nothing of hwnas, a request in JSON, a deadline, a log.
 
 The script is run as ``python -I script.py request.json`` in an empty folder that holds its input files; it writes its
-result files there and ``result.json``. A conversion that fails is kept: inputs, script, log and ``reproduce.py``.
+result files there and ``result.json``. A conversion that fails is kept: inputs, script, log and ``reproduce.py``. The results
+of those that succeed are kept too, up to :data:`KEPT_BYTES`: a conversion takes half a minute, and reference networks, resumed
+profiles and repeated exports ask for the same one again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +22,16 @@ from typing import Any
 
 from hwnas.environments.recipe import Recipe, install
 from hwnas.errors import ConversionError
-from hwnas.files import cache_home, explain_os_errors, write_json, write_text
+from hwnas.files import cache_home, digest, explain_os_errors, sha256_file, write_json, write_text
 from hwnas.processes import clean_environment, run_logged, tail
 
 DEADLINE_S = 900.0
 FAILED = "failed-conversions"
 KEPT_FAILURES = 10
-_SCRIPT, _REQUEST, _RESULT, _RAN = "convert.py", "request.json", "result.json", "convert.log"
+KEPT = "conversions"
+KEPT_BYTES = 2_000_000_000
+_SCRIPT, _REQUEST, _RESULT = "convert.py", "request.json", "result.json"
+_RAN, _TOOK = "convert.log", "seconds.txt"
 
 _REPRODUCE = '''"""Runs a conversion that failed once more, in the environment it failed in: python reproduce.py"""
 
@@ -47,7 +54,7 @@ class Converted:
     Attributes:
         folder: Holds the files the script wrote.
         result: What it wrote into ``result.json``.
-        seconds: How long it took.
+        seconds: How long it took; of one that was kept, how long it took then.
     """
 
     folder: Path
@@ -79,8 +86,22 @@ def convert(recipe: Recipe, folder: Path, request: Mapping[str, Any], *, deadlin
         ConversionError: It failed, crashed, hung or wrote no result; the message names the kept ``reproduce.py``.
         StorageError: The disk is full.
     """
-    python = install(recipe)
     write_json(folder / _REQUEST, dict(request))
+    inputs = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    kept = cache_home() / KEPT / digest({"inputs": inputs, "pip": recipe.pip_lines, "python": sys.version})[:32]
+    if (kept / _TOOK).is_file():
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        os.utime(kept)
+    else:
+        _run(recipe, folder, deadline_s)
+        _store(folder, inputs.keys(), kept)
+    result = _read_result(folder)
+    assert result is not None
+    return Converted(folder, result, float((folder / _TOOK).read_text(encoding="ascii")))
+
+
+def _run(recipe: Recipe, folder: Path, deadline_s: float) -> None:
+    python = install(recipe)
     log = folder / _RAN
     started = time.monotonic()
     status = run_logged(
@@ -90,18 +111,41 @@ def convert(recipe: Recipe, folder: Path, request: Mapping[str, Any], *, deadlin
         environment={**clean_environment(), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"},
         folder=folder,
     )
-    seconds = time.monotonic() - started
-    result = _read_result(folder) if status == 0 else None
-    if result is None:
-        why = {None: f"took longer than {deadline_s:g} s", 0: "wrote no result"}.get(
-            status, f"failed (exit status {status})"
-        )
-        kept = _keep(recipe, folder, python)
-        raise ConversionError(
-            f"the conversion for {recipe.name} {why}:\n{tail(log)}\n"
-            f"Log and files are kept; run it again with: python {kept / 'reproduce.py'}"
-        )
-    return Converted(folder, result, seconds)
+    if status == 0 and _read_result(folder) is not None:
+        write_text(folder / _TOOK, f"{time.monotonic() - started:.1f}")
+        return
+    why = {None: f"took longer than {deadline_s:g} s", 0: "wrote no result"}.get(
+        status, f"failed (exit status {status})"
+    )
+    failed = _keep_failure(recipe, folder, python)
+    raise ConversionError(
+        f"the conversion for {recipe.name} {why}:\n{tail(log)}\n"
+        f"Log and files are kept; run it again with: python {failed / 'reproduce.py'}"
+    )
+
+
+def _store(folder: Path, inputs: Collection[str], kept: Path) -> None:
+    """Keep what a conversion wrote, and forget the oldest ones beyond :data:`KEPT_BYTES`."""
+    with explain_os_errors(kept):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".storing-", dir=kept.parent) as name:
+            for path in folder.iterdir():
+                if path.is_file() and path.name not in {*inputs, _RAN}:
+                    shutil.copyfile(path, Path(name) / path.name)
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(name, kept)
+    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in _by_age(kept.parent)}
+    total = sum(sizes.values())
+    for path, size in sizes.items():
+        if total <= KEPT_BYTES or path == kept:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        total -= size
+
+
+def _by_age(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 def _read_result(folder: Path) -> dict[str, Any] | None:
@@ -112,13 +156,13 @@ def _read_result(folder: Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) else None
 
 
-def _keep(recipe: Recipe, folder: Path, python: Path) -> Path:
+def _keep_failure(recipe: Recipe, folder: Path, python: Path) -> Path:
     """Copy what a failed conversion left to where a person finds it; of the older ones only the last few stay."""
     root = cache_home() / FAILED
     kept = root / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 1_000_000:06d}"
     with explain_os_errors(kept):
         shutil.copytree(folder, kept)
         write_text(kept / "reproduce.py", _REPRODUCE.format(python=str(python), name=recipe.name))
-        for old in sorted(root.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_FAILURES]:
+        for old in _by_age(root)[:-KEPT_FAILURES]:
             shutil.rmtree(old, ignore_errors=True)
     return kept
