@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hwnas.artifacts.records import (
     Predicted,
     Preprocessing,
     Record,
+    Resources,
     RuntimeEntry,
     SpaceEntry,
     TensorEntry,
@@ -30,7 +32,7 @@ from hwnas.errors import ArtifactError
 from hwnas.files import write_json
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 class Manifest(Record):
@@ -62,6 +64,7 @@ class Manifest(Record):
     quantisation: dict[str, Any] | None = None
     predicted: Predicted | None = None
     measured: Measured
+    resources: Resources | None = None
     parity: dict[str, OutputParity]
     parity_reference: str = "torch"
     accuracy: Accuracy | None = None
@@ -122,6 +125,34 @@ def read_manifest(folder: Path) -> Manifest:
     return parse_manifest(text, str(path))
 
 
+def _without_resources(raw: dict[str, Any]) -> dict[str, Any]:
+    return {**raw, "resources": None}
+
+
+UPGRADES: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {"1.0": ("1.1", _without_resources)}
+"""Schema version -> the next one, and the function that turns a manifest of the one into one of the other."""
+
+
+def upgraded(raw: Any, where: str) -> dict[str, Any]:
+    """Return a manifest's plain data in the present schema, brought there version by version.
+
+    Raises:
+        ArtifactError: No manifest, or of a schema that this hwnas does not know.
+    """
+    if not isinstance(raw, dict):
+        raise ArtifactError(f"{where} is no manifest: it holds no mapping. Export the artifact again.")
+    found: dict[str, Any] = raw
+    while (version := str(found.get("schema_version", ""))) != SCHEMA_VERSION:
+        if version not in UPGRADES:
+            raise ArtifactError(
+                f"{where} has schema_version {version!r}; this hwnas reads {', '.join([*UPGRADES, SCHEMA_VERSION])}. "
+                "Read it with the version of hwnas that wrote it, or export the artifact again."
+            )
+        version, step = UPGRADES[version]
+        found = {**step(found), "schema_version": version}
+    return found
+
+
 def parse_manifest(text: str, where: str) -> Manifest:
     """Validate the text of a manifest; ``where`` names it in messages.
 
@@ -132,13 +163,22 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raw = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ArtifactError(f"{where} is not JSON ({error}). Export the artifact again.") from error
-    version = str(raw.get("schema_version", "")) if isinstance(raw, dict) else ""
-    if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
-        raise ArtifactError(
-            f"{where} has schema_version {version!r}; this hwnas reads {SCHEMA_VERSION}. "
-            "Read it with the version of hwnas that wrote it, or export the artifact again."
-        )
+    raw = upgraded(raw, where)
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         raise ArtifactError(explain_validation(error, Manifest, where) + " Export the artifact again.") from error
+
+
+def manifest_schema() -> dict[str, Any]:
+    """Return the JSON schema of ``manifest.json``, as ``docs/manifest.schema.json`` holds it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+
+
+def main() -> None:
+    """Print the JSON schema: ``python -m hwnas.artifacts.manifest > docs/manifest.schema.json``."""
+    print(json.dumps(manifest_schema(), indent=1, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()

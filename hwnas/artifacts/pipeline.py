@@ -19,7 +19,7 @@ import hwnas
 from hwnas.artifacts.card import CARD, write_card
 from hwnas.artifacts.manifest import Manifest, write_manifest
 from hwnas.artifacts.package import entry_of, open_package
-from hwnas.artifacts.records import FileEntry, FingerprintEntry, Role, RuntimeEntry, TensorEntry
+from hwnas.artifacts.records import FileEntry, FingerprintEntry, Resources, Role, RuntimeEntry, TensorEntry
 from hwnas.artifacts.samples import SAMPLES
 from hwnas.backends.base import EXPORT_RECORD
 from hwnas.devices.fingerprint import target_fingerprint
@@ -147,6 +147,18 @@ def tools(loaded: LoadedModel) -> dict[str, str]:
     return versions
 
 
+def resources_of(session: Session, loaded: LoadedModel) -> Resources:
+    """Return what opening and running a loaded file takes besides time; its energy is measured where there is a sensor."""
+    energy = session.energy(loaded.handle)
+    return Resources(
+        load_ms=loaded.load_ms,
+        first_run_ms=loaded.first_run_ms,
+        peak_memory_bytes=loaded.peak_memory_bytes,
+        energy_mj=energy.energy_mj if energy else None,
+        energy_sensor=energy.sensor if energy else "no sensor",
+    )
+
+
 def environment(session: Session, target: Target, loaded: LoadedModel) -> dict[str, Any]:
     """Return the manifest's parts that say where and with what the file ran."""
     fingerprint = target_fingerprint(session.hello(), target, loaded.runtime_version)
@@ -164,6 +176,7 @@ def environment(session: Session, target: Target, loaded: LoadedModel) -> dict[s
         "fingerprint": FingerprintEntry(identity=fingerprint.identity, context=fingerprint.context),
         "inputs": tensors(loaded.inputs),
         "outputs": tensors(loaded.outputs),
+        "resources": resources_of(session, loaded),
     }
 
 

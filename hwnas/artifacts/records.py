@@ -141,6 +141,20 @@ class Measured(Record):
     count: int
 
 
+class Resources(Record):
+    """What opening and running the file took on the target besides time.
+
+    ``peak_memory_bytes`` is the growth of resident memory while the file was opened (None where the system does not tell);
+    ``energy_mj`` that of one inference, of the whole package, board or GPU, by ``energy_sensor`` (``no sensor``: None).
+    """
+
+    load_ms: float
+    first_run_ms: float
+    peak_memory_bytes: int | None = None
+    energy_mj: float | None = None
+    energy_sensor: str = "no sensor"
+
+
 class OutputParity(Record):
     """How far one output of the exported file is from torch over ``images`` real images.
 

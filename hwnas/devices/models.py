@@ -134,6 +134,21 @@ class KernelTime:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """Energy of one inference: the whole package, board or GPU while the model ran, idle share included.
+
+    Attributes:
+        sensor: What measured it.
+        energy_mj: Millijoules of one inference.
+        runs: Inferences it was averaged over.
+    """
+
+    sensor: str
+    energy_mj: float
+    runs: int
+
+
+@dataclass(frozen=True)
 class RuntimeStatus:
     """Whether a runtime can be used on a device, its version, or the line that installs it."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hwnas.devices.connection import Connection
-from hwnas.devices.models import Burst, BurstSpec, KernelTime, LoadedModel, ModelFiles, WorkerInfo
+from hwnas.devices.models import Burst, BurstSpec, Energy, KernelTime, LoadedModel, ModelFiles, WorkerInfo
 from hwnas.devices.replies import kernels_of, loaded_model, worker_info
 from hwnas.devices.rounds import BurstRound
 from hwnas.errors import DeviceError, MeasurementFailure, MissingRuntimeError
@@ -193,6 +193,16 @@ class Session:
         """Return what the runtime ran as one unit, in execution order, with median times over ``runs`` runs."""
         self._make_resident(handle)
         return kernels_of(self._connection.request({"cmd": "kernels", "handle": handle, "runs": runs}).header)
+
+    def energy(self, handle: str, *, seconds: float = 1.0) -> Energy | None:
+        """Return the energy of one inference, averaged over some seconds; None where the device has no sensor."""
+        self._make_resident(handle)
+        deadline_s = self._connection.deadline_s + seconds
+        request = {"cmd": "energy", "handle": handle, "seconds": seconds}
+        header = self._connection.request(request, deadline_s=deadline_s).header
+        if not header["sensor"]:
+            return None
+        return Energy(str(header["sensor"]), float(header["energy_mj"]), int(header["runs"]))
 
     def unload(self, handle: str) -> None:
         """Free a model; one that is not loaded is no error."""

@@ -22,6 +22,7 @@ import numpy as np
 from hwnas_profilers import affinity, fingerprint, protocol
 from hwnas_profilers.checks import agent_digest, check_batch, check_finite, classify, described
 from hwnas_profilers.counting import CLOCK, COUNTS
+from hwnas_profilers.energy import energy_of, find_sensor
 from hwnas_profilers.exclusive import MachineLock
 from hwnas_profilers.memory import PeakMemory
 from hwnas_profilers.protocol import Failure, Frame
@@ -60,6 +61,7 @@ class Worker:
             "run": self._run,
             "burst": self._burst_round,
             "kernels": self._kernels,
+            "energy": self._energy,
             "unload": self._unload,
             "lock": self._take_lock,
             "unlock": self._give_lock,
@@ -256,6 +258,17 @@ class Worker:
         self._pin_for(handle)
         kernels = model.kernels(int(frame.header["runs"]))
         return {"kernels": [dataclasses.asdict(kernel) for kernel in kernels]}, []
+
+    def _energy(self, frame: Frame) -> Reply:
+        """Measure the energy of one inference; without a sensor the reply names none."""
+        handle, model = self._model(frame)
+        sensor = None if self._simulated or COUNTS else find_sensor(model.device)
+        if sensor is None:
+            return {"sensor": ""}, []
+        self._pin_for(handle)
+        model.prepare()
+        energy_mj, runs = energy_of(model.step, sensor, float(frame.header["seconds"]))
+        return {"sensor": sensor.name, "energy_mj": energy_mj, "runs": runs}, []
 
     def _unload(self, frame: Frame) -> Reply:
         handle = str(frame.header["handle"])

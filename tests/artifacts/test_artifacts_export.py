@@ -159,6 +159,16 @@ def test_an_artifact_says_everything_that_was_found_out(artifact: Artifact, data
     assert data.digest in text
 
 
+def test_an_artifact_says_what_it_takes_besides_time(artifact: Artifact) -> None:
+    found = artifact.manifest.resources
+    assert found is not None
+    assert found.load_ms > 0
+    assert found.first_run_ms > 0
+    assert found.peak_memory_bytes is None or found.peak_memory_bytes >= 0
+    assert (found.energy_mj is None) == (found.energy_sensor == "no sensor")
+    assert "## Memory, loading, energy" in (artifact.folder / "README.md").read_text()
+
+
 def test_nothing_in_a_package_names_this_machine_s_folders(artifact: Artifact) -> None:
     for path in artifact.folder.iterdir():
         content = path.read_bytes()

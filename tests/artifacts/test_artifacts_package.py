@@ -15,7 +15,14 @@ import pytest
 from artifacts_support import build_package, small_onnx
 
 from hwnas import artifacts
-from hwnas.artifacts.manifest import MANIFEST, parse_manifest, read_manifest
+from hwnas.artifacts.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    UPGRADES,
+    manifest_schema,
+    parse_manifest,
+    read_manifest,
+)
 from hwnas.artifacts.package import open_package, pack, staging, unpack
 from hwnas.artifacts.records import inside
 from hwnas.artifacts.references import check_onnx_references, external_files
@@ -250,6 +257,30 @@ def test_weights_outside_the_checked_files_are_refused(tmp_path: Path) -> None:
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ModelFileError, match="stay in its folder"):
         external_files(folder / "model.onnx")
+
+
+def test_a_manifest_of_an_older_schema_is_upgraded_step_by_step(package: Path) -> None:
+    raw = json.loads((package / MANIFEST).read_text())
+    del raw["resources"]
+    (package / MANIFEST).write_text(json.dumps({**raw, "schema_version": "1.0"}))
+    manifest = open_package(package)
+    assert manifest.schema_version == SCHEMA_VERSION
+    assert manifest.resources is None
+
+
+def test_every_older_schema_leads_to_the_present_one() -> None:
+    for version in UPGRADES:
+        seen = []
+        while version != SCHEMA_VERSION:
+            assert version not in seen
+            seen.append(version)
+            version = UPGRADES[version][0]
+
+
+def test_the_published_schema_is_the_one_that_is_checked() -> None:
+    published = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
+    mend = "python -m hwnas.artifacts.manifest > docs/manifest.schema.json"
+    assert json.loads(published.read_text()) == manifest_schema(), f"write it again with: {mend}"
 
 
 TEMPLATES = Path(artifacts.__path__[0]) / "templates"
