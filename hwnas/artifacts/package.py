@@ -142,7 +142,7 @@ def unpack(archive: Path, folder: Path) -> Manifest:
 def _members(source: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     for info in source.infolist():
-        if info.is_dir():
+        if info.orig_filename.endswith("/"):
             continue
         try:
             name = inside(info.orig_filename)
