@@ -5,13 +5,14 @@
 
 The run file names a run whose supernet is trained; MACs are the second objective. The published loop evaluates a pool of
 3,000 networks, then 30 times 25 candidates and its whole archive of 300 again, with five epochs of adaptation between (here
-of 2,000 images, drawn from all: two cores cannot do more). Ours evaluates fewer, and after an adaptation only what may still
-be on the front. ``frozen`` is ours without adaptation, at about the same number of images. All resume where they were
-stopped. In the end fronts are scored anew, on more validation images, with the weights of one common supernet: the one the
-published loop ended with, the one ours ended with, and the one all started from.
+of 2,000 images, drawn from all: two cores cannot do more). Ours evaluates fewer, after an adaptation only what may still
+be on the front, and in the end reads what may be on the front on more images. ``frozen`` is ours without adaptation, at about
+the same number of images. All resume where they were stopped. In the end fronts are scored anew, on validation images that no
+loop has read (the second half), with the weights of one common supernet: the one the published loop ended with, the one ours
+ended with, and the one all started from.
 
-An image counts once for every network it goes through: recalibration of batch normalisation, validation, training of
-sampled networks and their teacher. Results: ``search_cost.json`` beside this file.
+An image counts once for every network it goes through: recalibration of batch normalisation, validation (the readings of the
+end included), training of sampled networks and their teacher. Results: ``search_cost.json`` beside this file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hwnas.config import RunConfig, load_run_config
+from hwnas.datasets.data import ImageData
 from hwnas.files import Journal, write_json
 from hwnas.progress import progress_bar
 from hwnas.runs.searching import PUPILS, drive_search
@@ -35,9 +37,11 @@ from hwnas.runs.session import Run
 from hwnas.runs.training import trained_supernet
 from hwnas.spaces.base import IntArray
 from hwnas.strategies.archive import front, read_member
+from hwnas.strategies.confirming import CONFIRMED
 from hwnas.strategies.costs import GraphCounter
 from hwnas.strategies.hypervolume import MARGIN, normalised_hypervolume
 from hwnas.strategies.problem import FloatArray, Problem
+from hwnas.strategies.state import read_result
 from hwnas.supernets.base import AnySupernet
 from hwnas.supernets.evaluation import AccuracyEvaluator
 from hwnas.supernets.phases import steps_per_epoch
@@ -54,6 +58,7 @@ PUBLISHED: dict[str, Any] = {
     "adapt_top": 150,
     "adapt_subnets": 4,
     "reevaluate": "all",
+    "confirm": False,
 }
 OURS: dict[str, Any] = {
     "initial": 100,
@@ -79,14 +84,22 @@ class Iteration:
     """Where a loop stood after an iteration.
 
     Attributes:
-        number: The iteration; 0: the first members, before any adaptation.
-        images: Images forwarded until then: ``evaluating`` and ``adapting``.
+        number: The iteration; 0: the first members, before any adaptation; one more than the last: the confirmed front.
+        images: Images forwarded until then: ``evaluating``, ``adapting``, and ``confirming`` the front in the end.
         encodings: The front then, by the accuracies of that moment.
     """
 
     number: int
     images: dict[str, int]
     encodings: list[list[int]]
+
+
+def halves(data: ImageData) -> tuple[ImageData, ImageData]:
+    """Return the data with the first half of the validation images, for the loops, and with the second, for scoring."""
+    rows = data.validation.rows
+    parts = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    first, second = (replace(data, validation=replace(data.validation, rows=part)) for part in parts)
+    return first, second
 
 
 def macs_problem(run: Run) -> Problem:
@@ -108,7 +121,9 @@ def run_of(trained: Run, name: str, arguments: argparse.Namespace) -> Run:
     changed = config.model_dump(mode="json")
     changed |= {"name": f"{config.name}-{name}-{arguments.seed}", "search": search}
     changed["train"]["bn_images"] = arguments.bn_images
-    return Run(RunConfig.model_validate(changed), arguments.runs)
+    run = Run(RunConfig.model_validate(changed), arguments.runs)
+    run.data = halves(trained.data)[0]
+    return run
 
 
 def trace_of(run: Run, problem: Problem) -> list[Iteration]:
@@ -120,6 +135,7 @@ def trace_of(run: Run, problem: Problem) -> list[Iteration]:
     # The teacher is counted as if it always taught; four pupils are evaluated to decide whether it does.
     per_adaptation = steps * train.batch_size * (section.adapt_subnets + 1) + PUPILS * per_evaluation
     adapts = section.adapt_epochs > 0
+    result = read_result(run.folder.search)
     ages = [member.version if adapts else member.generation for member in members]
     trace = []
     for age in range(max(ages) + 1):
@@ -128,11 +144,16 @@ def trace_of(run: Run, problem: Problem) -> list[Iteration]:
         images = {"evaluating": per_evaluation * len(until), "adapting": per_adaptation * age if adapts else 0}
         best = front(list({member.key: member for member in now}.values()), problem.views[0])
         trace.append(Iteration(age, images, [list(member.encoding) for member in best]))
+    if result.confirmed:
+        readings = Journal(run.folder.search / CONFIRMED)
+        images = {**trace[-1].images, "confirming": sum(train.bn_images + record["images"] for record in readings)}
+        best = front(list(result.confirmed), problem.views[0])
+        trace.append(Iteration(trace[-1].number + 1, images, [list(member.encoding) for member in best]))
     return trace
 
 
 class Judge:
-    """Hypervolume of fronts under one common supernet, on all validation images.
+    """Hypervolume of fronts under one common supernet, on validation images that no loop has read.
 
     Args:
         evaluator: Of that supernet.
@@ -163,7 +184,7 @@ class Judge:
 
 def evaluator_of(supernet: AnySupernet, run: Run, images: int) -> AccuracyEvaluator:
     """Return what reads the accuracies by which fronts are scored."""
-    return AccuracyEvaluator(supernet, run.data, bn_images=1000, validation_images=images)
+    return AccuracyEvaluator(supernet, halves(run.data)[1], bn_images=1000, validation_images=images)
 
 
 def judge(traces: dict[str, list[Iteration]], judges: dict[str, Judge]) -> list[dict[str, Any]]:

@@ -262,13 +262,14 @@ class SearchSection(GrownSection):
     """The search: strategy by name and its sizes (NATv2's names).
 
     ``reevaluate`` says which members are evaluated again after the supernet adapted: ``all``, as published, or ``needed``,
-    those that may still be on a front.
+    those that may still be on a front. ``validation_images`` limits what an evaluation reads; in the end members that may be on
+    a front are then read on more images, until all have decided, unless ``confirm`` is off.
 
     ``objectives`` are ``accuracy`` and any of ``latency`` (of every target), a target (its latency alone), ``macs``,
     ``parameters``, ``peak_memory_bytes`` and ``size_bytes``. What has a budget need not be an objective.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("reevaluate", "adapt_subnets", "budgets")
+    later: ClassVar[tuple[str, ...]] = ("reevaluate", "adapt_subnets", "budgets", "confirm")
 
     strategy: str = "natv2"
     metric: str = "top1"
@@ -287,6 +288,7 @@ class SearchSection(GrownSection):
     inner_generations: int = Field(default=20, ge=1)
     reevaluate: Literal["needed", "all"] = "needed"
     validation_images: int | None = Field(default=None, ge=10)
+    confirm: bool = True
     time_budget_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0
 

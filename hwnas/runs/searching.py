@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -14,7 +15,8 @@ from hwnas.runs.budgets import problem_of
 from hwnas.runs.session import Run
 from hwnas.runs.training import trained_supernet
 from hwnas.spaces.base import IntArray
-from hwnas.strategies.base import FloatArray, Sampler
+from hwnas.strategies.base import FloatArray, Sampler, Strategy
+from hwnas.strategies.confirming import Confirmation, Standing
 from hwnas.strategies.problem import Problem
 from hwnas.strategies.runner import run_search
 from hwnas.strategies.state import SearchResult
@@ -49,17 +51,20 @@ class SearchWork:
         self._version = 0
         self._teacher = None if untaught(run) else supernet.teacher(run.config.train.exit_ensemble)
         self._taught: float | None = None
-        self._evaluator = AccuracyEvaluator(
-            supernet,
-            run.data,
-            section.metric,
-            bn_images=run.config.train.bn_images,
-            validation_images=section.validation_images,
-        )
+        self._evaluator = self._reader(section.validation_images)
+
+    def _reader(self, images: int | None) -> AccuracyEvaluator:
+        run = self._run
+        metric, bn_images = run.config.search.metric, run.config.train.bn_images
+        return AccuracyEvaluator(self._supernet, run.data, metric, bn_images=bn_images, validation_images=images)
 
     def evaluate(self, X: IntArray) -> FloatArray:
         """Return the accuracies ``[n]`` of encodings ``[n, n_genes]``."""
         return self._evaluator.evaluate_encodings(X)
+
+    def read(self, X: IntArray, images: int) -> FloatArray:
+        """Return the accuracies ``[n]`` of encodings on so many validation images."""
+        return self._reader(images).evaluate_encodings(X)
 
     def _better_teacher(self, sampler: Sampler) -> nn.Module | None:
         """Return the largest network as training left it, or None once networks that ``sampler`` draws surpass it.
@@ -140,7 +145,7 @@ def drive_search(run: Run, problem: Problem, supernet: AnySupernet, title: str) 
             advance(share - done, note)
             done = share
 
-        return run_search(
+        result = run_search(
             strategy,
             problem,
             evaluate=work.evaluate,
@@ -151,6 +156,21 @@ def drive_search(run: Run, problem: Problem, supernet: AnySupernet, title: str) 
             on_progress=report,
             deadline_s=deadline,
         )
+    return _confirmed(run, problem, strategy, work, result)
+
+
+def _confirmed(run: Run, problem: Problem, strategy: Strategy, work: SearchWork, result: SearchResult) -> SearchResult:
+    """Return the result with its contenders read on all validation images, where the search read fewer."""
+    section, every = run.config.search, len(run.data.validation)
+    images = section.validation_images or every
+    if not (section.confirm and result.finished and images < every):
+        return result
+    confirmation = Confirmation(
+        problem, work.read, run.folder.search, version=result.version, every=every, spare=section.candidates
+    )
+    with progress_bar("confirming on all validation images", 1.0) as advance:
+        standings = [Standing(member, images, error) for member, error in strategy.standing()]
+        return replace(result, confirmed=tuple(confirmation.run(standings, advance)))
 
 
 def searched_supernet(run: Run, result: SearchResult) -> AnySupernet:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from hwnas.config import SearchSection
 from hwnas.spaces.base import IntArray
-from hwnas.strategies.archive import Archive
+from hwnas.strategies.archive import Archive, Member
 from hwnas.strategies.distribution import Sampler
 from hwnas.strategies.problem import CostFunction, Costs, FloatArray, Limit, Problem, View
 
@@ -62,6 +62,13 @@ class Strategy(ABC):
     def adapted(self) -> None:
         """Learn that the supernet's weights changed: earlier accuracies are stale from now on."""
         self.version += 1
+
+    def standing(self) -> list[tuple[Member, float]]:
+        """Return the active members with the accuracies they are estimated to have now, and the error of that estimate.
+
+        The error is nought where a member was evaluated with the present supernet.
+        """
+        return [(member, 0.0) for member in self.archive.active]
 
     @property
     @abstractmethod

@@ -115,6 +115,12 @@ class ArchiveStrategy(Strategy):
         """Return members with the accuracies they are estimated to have with the present supernet."""
         return self._drift.present(members, self.version)
 
+    def standing(self) -> list[tuple[Member, float]]:
+        """Return the active members as :meth:`present` does, each with the error of its accuracy."""
+        members = self.archive.active
+        errors = self._drift.estimate(members, self.version)[1]
+        return list(zip(self.present(members), errors.tolist(), strict=True))
+
     def ask(self) -> IntArray:
         """Return distinct canonical encodings whose accuracy at this version is wanted, ``[n, n_genes]``."""
         if self._asked is None:

@@ -11,6 +11,7 @@ from hwnas.errors import RunFolderError
 from hwnas.files import canonical_json, read_json, write_json, write_text
 from hwnas.strategies.archive import Archive, Member, front, union_front
 from hwnas.strategies.base import Strategy
+from hwnas.strategies.confirming import read_confirmed
 from hwnas.strategies.evaluations import ARCHIVE
 from hwnas.strategies.problem import Problem
 
@@ -27,17 +28,19 @@ class SearchResult:
         history: One record per iteration (hypervolume, tau, evaluations, ...).
         finished: False where a deadline stopped it; the same call goes on.
         version: Version of the supernet that all comparable accuracies belong to.
+        confirmed: Members that were read again on all validation images, where the search read fewer; only they count then.
     """
 
     archive: Archive
     history: tuple[dict[str, Any], ...]
     finished: bool
     version: int
+    confirmed: tuple[Member, ...] = ()
 
     @property
     def members(self) -> list[Member]:
-        """Members whose accuracies belong to one supernet: the present one, or the one before where it just adapted."""
-        return self.archive.current(self.version) or self.archive.current(self.version - 1)
+        """Members whose accuracies can be compared: of one supernet (the present one, or the one before where it just adapted)."""
+        return list(self.confirmed) or self.archive.current(self.version) or self.archive.current(self.version - 1)
 
     def fronts(self, problem: Problem) -> dict[str, list[Member]]:
         """Return the feasible non-dominated members of each view, most accurate first."""
@@ -117,6 +120,7 @@ def read_result(folder: Path) -> SearchResult:
         archive = Archive.from_state(state["archive"])
         version = int(state["version"])
         finished = bool(document["finished"])
-        return SearchResult(archive, tuple(state["history"]), finished, version)
+        confirmed = read_confirmed(folder, archive.members, version) if finished else []
+        return SearchResult(archive, tuple(state["history"]), finished, version, tuple(confirmed))
     except (KeyError, TypeError) as error:
         raise RunFolderError(f"{folder / STATE} is damaged ({error!r}).") from error
