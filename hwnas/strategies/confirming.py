@@ -41,13 +41,13 @@ def read_confirmed(folder: Path, members: Iterable[Member], version: int) -> lis
     """Return the members that were read on all images at this version of the supernet, with that accuracy."""
     if not (folder / CONFIRMED).is_file():
         return []
-    known = {member.key: member for member in members}
-    found = []
-    for record in Journal(folder / CONFIRMED):
-        key = key_of(record["encoding"])
-        if record["images"] == record["of"] and record["version"] == version and key in known:
-            found.append(replace(known[key], accuracy=float(record["accuracy"]), version=version))
-    return found
+    accuracy = {
+        key_of(record["encoding"]): float(record["accuracy"])
+        for record in Journal(folder / CONFIRMED)
+        if record["images"] == record["of"] and record["version"] == version
+    }
+    found = [member for member in members if member.key in accuracy]
+    return [replace(member, accuracy=accuracy[member.key], version=version) for member in found]
 
 
 class Confirmation:
