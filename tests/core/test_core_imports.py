@@ -27,3 +27,13 @@ def test_every_public_name_resolves() -> None:
 def test_the_device_side_imports_nothing_of_the_host_side() -> None:
     loaded = run("import sys, hwnas_profilers.__main__; print([m for m in sys.modules if m.split('.')[0] == 'hwnas'])")
     assert loaded == "[]"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "torch onnx onnxruntime openvino xgboost pymoo sklearn scipy plotly numpy pandas PIL jinja2"
+    loaded = run(
+        "import sys\nfrom typer.testing import CliRunner\nfrom hwnas.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        f"print([m for m in {heavy.split()!r} if m in sys.modules])"
+    )
+    assert loaded == "[]"
