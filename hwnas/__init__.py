@@ -27,6 +27,7 @@ _NAMES = {
             "finetune",
             "export",
             "verify",
+            "compare",
             "report",
             "run",
         ),
