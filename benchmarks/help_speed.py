@@ -59,7 +59,9 @@ def main() -> None:
         commands = {"bare": [sys.executable, str(bare), "--help"], "hwnas": [sys.executable, "-m", "hwnas", "--help"]}
         for command in commands.values():
             seconds(command, folder)
-        times = [{name: seconds(command, folder) for name, command in commands.items()} for _ in range(arguments.rounds)]
+        times = [
+            {name: seconds(command, folder) for name, command in commands.items()} for _ in range(arguments.rounds)
+        ]
     ratios = np.array([entry["hwnas"] / entry["bare"] for entry in times])
     facts = {
         "commands": count,
