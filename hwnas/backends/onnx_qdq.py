@@ -1,9 +1,10 @@
 """An int8 ONNX model straight from a layer graph, quantised where ONNX Runtime's static quantiser would quantise.
 
-uint8 asymmetric activations, int8 symmetric weights per output channel, int32 biases with scale = input scale x weight
-scale. The placement of QuantizeLinear/DequantizeLinear follows ``onnxruntime.quantization.quantize_static`` (QDQ format):
-inputs and outputs of every operation it knows; a ReLU behind such an operation disappears into its output range; h-swish
-and hard sigmoid stay in float between two conversions.
+For ONNX Runtime: uint8 asymmetric activations, int8 symmetric weights per output channel, int32 biases with scale = input
+scale x weight scale. The placement of QuantizeLinear/DequantizeLinear follows ``onnxruntime.quantization.quantize_static``
+(QDQ format): inputs and outputs of every operation it knows; a ReLU behind such an operation disappears into its output
+range; h-swish and hard sigmoid stay in float between two conversions. Other runtimes want another :class:`Scheme` of the same
+quantiser.
 """
 
 from __future__ import annotations
@@ -25,6 +26,27 @@ _PASSING = frozenset({"flatten", "max_pool"})
 
 
 @dataclass(frozen=True)
+class Scheme:
+    """What a runtime wants quantised, and how. Weights are int8, symmetric, per output channel in any case.
+
+    Attributes:
+        symmetric: Activations are int8 around zero; else uint8 with a zero point.
+        outputs: Outputs of operations are quantised, too; else only their inputs, and no ReLU disappears.
+        bias: Biases are int32; else they stay in float.
+    """
+
+    symmetric: bool = False
+    outputs: bool = True
+    bias: bool = True
+
+
+ONNX_RUNTIME = Scheme()
+TENSORRT = Scheme(symmetric=True, outputs=False, bias=False)
+"""TensorRT knows neither zero points nor int32 to dequantise, and fuses an activation into the convolution before it only if
+nothing is quantised between them (NVIDIA, "Working with Quantized Types", on the placement of Q/DQ layers)."""
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where activations are quantised.
 
@@ -37,8 +59,11 @@ class Placement:
     removed: dict[str, str]
 
 
-def place(graph: LayerGraph) -> Placement:
+def place(graph: LayerGraph, scheme: Scheme = ONNX_RUNTIME) -> Placement:
     """Return what the static quantiser quantises, deciding layer by layer in order of execution as it does."""
+    if not scheme.outputs:
+        inputs = {name for layer in graph.layers if layer.op in _QUANTISED for name in layer.inputs}
+        return Placement(frozenset(inputs), {})
     readers: dict[str, int] = {}
     for layer in graph.layers:
         for name in layer.inputs:
@@ -62,20 +87,28 @@ def place(graph: LayerGraph) -> Placement:
 class _Writer:
     """Writes one graph; ``reads`` maps a layer to the tensor its readers see."""
 
-    def __init__(self, graph: LayerGraph, seed: int, weights: Weights | None) -> None:
+    def __init__(self, graph: LayerGraph, seed: int, weights: Weights | None, scheme: Scheme) -> None:
         self.parts = GraphParts()
         self.graph = graph
-        self.placement = place(graph)
+        self.scheme = scheme
+        self.placement = place(graph, scheme)
         self.ranges = activation_ranges(graph)
+        # no two scales of a calibrated network are equal; where they are, TensorRT-RTX leaves conversions and kernels out
+        self.stretch = {layer.name: 1 + 0.25 * index / len(graph.layers) for index, layer in enumerate(graph.layers)}
         self.pool = WeightPool(seed)
         self.weights = weights
         self.reads: dict[str, str] = {}
         self.produces = {source: name for name, source in self.placement.removed.items()}
 
     def _quantisation(self, name: str, quantisation: Range) -> list[str]:
-        scale = self.parts.constant(f"{name}.scale", np.array(quantisation.scale, dtype=np.float32))
-        zero = self.parts.constant(f"{name}.zero_point", np.array(quantisation.zero_point, dtype=np.uint8))
-        return [scale, zero]
+        scale, zero = quantisation.scale, np.array(quantisation.zero_point, dtype=np.uint8)
+        if self.scheme.symmetric:
+            scale = max(-quantisation.low, quantisation.high) / 127 * self.stretch[name]
+            zero = np.array(0, dtype=np.int8)
+        return [
+            self.parts.constant(f"{name}.scale", np.array(scale, dtype=np.float32)),
+            self.parts.constant(f"{name}.zero_point", zero),
+        ]
 
     def _weight(self, name: str, steps: np.ndarray[tuple[int, ...], np.dtype[np.generic]], scale: object) -> str:
         parameters = [
@@ -91,7 +124,9 @@ class _Writer:
             return []
         quantised = int8_weights(layer, self.pool, self.weights)
         names = [self._weight(f"{layer.name}.weight", quantised.steps, quantised.scale)]
-        if quantised.bias is not None:
+        if quantised.bias is not None and not self.scheme.bias:
+            names.append(self.parts.constant(f"{layer.name}.bias", quantised.bias))
+        elif quantised.bias is not None:
             # the runtime fuses a convolution only if the bias scale is exactly this product
             scale = np.float32(self.ranges[layer.inputs[0]].scale) * quantised.scale
             limit = np.iinfo(np.int32).max
@@ -123,7 +158,14 @@ class _Writer:
         return self.parts.node("DequantizeLinear", [quantised, *parameters], result, f"{name}.dequantize")
 
 
-def build_int8(graph: LayerGraph, *, batch: int = 1, seed: int = 0, weights: Weights | None = None) -> onnx.ModelProto:
+def build_int8(
+    graph: LayerGraph,
+    *,
+    batch: int = 1,
+    seed: int = 0,
+    weights: Weights | None = None,
+    scheme: Scheme = ONNX_RUNTIME,
+) -> onnx.ModelProto:
     """Return the quantised model of a layer graph; input and output stay float32.
 
     Args:
@@ -131,11 +173,12 @@ def build_int8(graph: LayerGraph, *, batch: int = 1, seed: int = 0, weights: Wei
         batch: Images per inference, fixed in the file.
         seed: Seed of the random weights.
         weights: Weights by layer name instead of random ones; activation ranges stay synthetic.
+        scheme: What the runtime wants quantised.
 
     Raises:
         ModelFileError: Weights are missing or have another shape.
     """
-    writer = _Writer(graph, seed, weights)
+    writer = _Writer(graph, seed, weights, scheme)
     first = graph.layers[0].name
     names = tensor_names(graph)
     quantised = first in writer.placement.quantised

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import onnx
 
 from hwnas.backends._quiet import silenced
 from hwnas.backends.base import EXPORT_RECORD, Backend, Quantising
@@ -15,7 +16,7 @@ from hwnas.backends.checks import FloatArray, check_calibration, repeat_to_batch
 from hwnas.backends.onnx_export import Exporter, export_onnx
 from hwnas.backends.onnx_files import input_shape, read_onnx, save_onnx
 from hwnas.backends.onnx_graph import build_fp32
-from hwnas.backends.onnx_qdq import build_int8
+from hwnas.backends.onnx_qdq import ONNX_RUNTIME, Scheme, build_int8
 from hwnas.backends.synthetic import Weights
 from hwnas.devices.models import ModelFiles
 from hwnas.errors import ModelFileError
@@ -42,18 +43,37 @@ def run_file(path: Path, batches: list[FloatArray]) -> list[FloatArray]:
     return [np.asarray(session.run(None, {name: batch})[0]) for batch in batches]
 
 
-def quantise_file(source: Path, target: Path, calibration: NDArray[Any], weight_bits: int = 8) -> None:
+def _recipe(scheme: Scheme, prepared: Path) -> dict[str, Any]:
+    """Return the quantiser's arguments for a scheme."""
+    from onnxruntime.quantization import QuantType
+
+    options: dict[str, Any] = {}
+    if scheme.symmetric:
+        options["ActivationSymmetric"] = True
+    if not scheme.bias:
+        options["QuantizeBias"] = False
+    if not scheme.outputs:
+        ops = {node.op_type for node in onnx.load(prepared).graph.node}
+        options["OpTypesToExcludeOutputQuantization"] = sorted(ops)
+    activation_type = QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8
+    return {"activation_type": activation_type, "extra_options": options}
+
+
+def quantise_file(
+    source: Path, target: Path, calibration: NDArray[Any], weight_bits: int = 8, scheme: Scheme = ONNX_RUNTIME
+) -> None:
     """Quantise a float ONNX file statically.
 
-    uint8 asymmetric activations per tensor (smallest and largest value seen), int8 symmetric weights per output channel,
-    int32 biases: the recipe that ONNX Runtime's CPU kernels are fused for. HardSwish is left whole: decomposed before
-    quantisation it costs one conversion more per activation, and accuracy.
+    Activations per tensor (smallest and largest value seen), int8 symmetric weights per output channel; by default uint8
+    asymmetric activations and int32 biases: the recipe that ONNX Runtime's CPU kernels are fused for. HardSwish is left
+    whole: decomposed before quantisation it costs one conversion more per activation, and accuracy.
 
     Args:
         source: Float model of one input of fixed shape.
         target: File to write.
         calibration: Real images, float32 ``[n, ...]``, preprocessed as the network wants them.
         weight_bits: Bits of the weights; 7 where the device's kernels would saturate.
+        scheme: What the runtime wants quantised.
 
     Raises:
         ModelFileError: The source is not an ONNX file, or cannot be quantised.
@@ -93,8 +113,8 @@ def quantise_file(source: Path, target: Path, calibration: NDArray[Any], weight_
                     quant_format=QuantFormat.QDQ,
                     per_channel=True,
                     reduce_range=weight_bits == 7,
-                    activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
+                    **_recipe(scheme, prepared),
                 )
         except Exception as error:  # the quantiser raises anything
             raise ModelFileError(f"{source.name} cannot be quantised by ONNX Runtime: {error}") from error
