@@ -781,6 +781,26 @@ def remove_backend(name: str) -> int:
     return remove(recipe.name)
 
 
+def check_backend(name: str, device: str = "local") -> dict[str, dict[str, Any]]:
+    """Try a backend on a device: a small trained network is exported, run, compared with torch and timed.
+
+    Returns:
+        Precision -> ``works``, ``failure`` (why not, else empty), ``error``, ``same_class``, ``median``, ``kernels``, ...
+        (:func:`hwnas.testing.selfcheck.check_backend`).
+
+    Raises:
+        ConfigError: No such backend or device.
+        MissingRuntimeError: The device does not have the runtime.
+        DeviceError: The device cannot be reached.
+    """
+    from hwnas.devices.session import open_session
+    from hwnas.testing import selfcheck
+
+    backend = registry.load("backend", name)()
+    with open_session(find_device(device)) as session:
+        return selfcheck.check_backend(backend, session)
+
+
 def list_tables(folder: Path | None = None) -> list[dict[str, Any]]:
     """List latency tables of a folder, of the user, and those shipped."""
     from hwnas.latency.profiling import TABLE_FILE

@@ -81,7 +81,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         node.input[index]
         for node in graph.node
         for index in _FLOAT_INPUTS.get(node.op_type, ())
-        if index < len(node.input)
+        if index < len(node.input) and node.input[index]
     }
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in sizes:

@@ -45,6 +45,32 @@ def install(name: NameArgument, as_json: JsonFlag = False) -> None:
         print(f"{name}: {report['state']}")
 
 
+@app.command("check")
+def check(
+    name: NameArgument,
+    device: Annotated[str, typer.Option(help="Device whose runtime is tried.")] = "local",
+    as_json: JsonFlag = False,
+) -> None:
+    """Try a backend on a device: export a small trained network, run, compare with torch, time. Exits 1 if it does not work."""
+    from hwnas import api
+
+    report = api.check_backend(name, device)
+    if as_json:
+        print_json(report)
+    else:
+        columns = ("error", "same_class", "median", "unit", "kernels", "in_blocks")
+        rows = [
+            (precision, *(found.get(key, "") for key in columns), "works" if found["works"] else "does not work")
+            for precision, found in report.items()
+        ]
+        print_table(f"{name} on {device}", ("precision", *columns, "state"), rows)
+        for precision, found in report.items():
+            for note in (*filter(None, [found["failure"]]), *found.get("notes", ())):
+                print(f"  {precision}: {note}")
+    if not all(found["works"] for found in report.values()):
+        raise typer.Exit(1)
+
+
 @app.command("remove")
 def remove(name: NameArgument, as_json: JsonFlag = False) -> None:
     """Delete the environment of a backend's converter; it is made again when it is needed."""

@@ -57,7 +57,10 @@ class Driver:
             CudaError: It failed for another reason.
             SystemExit: The GPU cannot be used by this process any more, so that the client starts another worker.
         """
-        status = int(getattr(self._library, name)(*arguments))
+        function = getattr(self._library, name, None)
+        if function is None:
+            raise CudaError(f"the driver has no {name}; a newer one is needed")
+        status = int(function(*arguments))
         if not status:
             return
         if status == _OUT_OF_MEMORY:
