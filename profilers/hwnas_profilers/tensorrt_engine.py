@@ -109,7 +109,7 @@ class TensorRtFamily(Runtime):
         gpu = Gpu(Driver(), int(spec.options.get("device", 0)))
         capability = self.capability(trt, gpu.name, gpu.capability)
         model = path.read_bytes()
-        facts = engine_facts(self.name, self.version(), gpu.name, gpu.capability, model)
+        facts = engine_facts(self.name, str(trt.__version__), gpu.name, gpu.capability, model)
         affinity.unpin()  # compilers use all cores; what is timed later is pinned again before it
         try:
             engine, note = kept_or_built(_open_cache(), facts, lambda learnt: build(trt, model, capability, learnt))
