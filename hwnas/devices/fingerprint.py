@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hwnas.devices.models import WorkerInfo
+from hwnas.devices.models import RuntimeStatus, WorkerInfo
 from hwnas.targets import Fingerprint, Target
 
 X86 = ("x86_64", "amd64", "x86", "i386", "i486", "i586", "i686")
@@ -40,8 +40,10 @@ def target_fingerprint(info: WorkerInfo, target: Target, runtime_version: str) -
         target: Runtime, precision, threads and batch go into the identity, the device's name does not.
         runtime_version: Full version of the runtime on the device.
     """
+    status = info.runtimes.get(target.runtime, RuntimeStatus(available=False))
     identity = {
         **info.identity,
+        **status.identity,
         "protocol": info.protocol,
         "runtime": target.runtime,
         "runtime_version": major_minor(runtime_version),
@@ -49,4 +51,6 @@ def target_fingerprint(info: WorkerInfo, target: Target, runtime_version: str) -
         "threads": target.threads,
         "batch": target.batch,
     }
-    return Fingerprint(identity=identity, context={**info.context, "runtime_version": runtime_version})
+    return Fingerprint(
+        identity=identity, context={**info.context, **status.context, "runtime_version": runtime_version}
+    )

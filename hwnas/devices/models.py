@@ -150,12 +150,17 @@ class Energy:
 
 @dataclass(frozen=True)
 class RuntimeStatus:
-    """Whether a runtime can be used on a device, its version, or the line that installs it."""
+    """Whether a runtime can be used on a device, its version, or the line that installs it.
+
+    ``identity`` and ``context`` are of the hardware it runs on besides the processor: a GPU's model, its driver.
+    """
 
     available: bool
     version: str = ""
     install: str = ""
     providers: tuple[str, ...] = ()
+    identity: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

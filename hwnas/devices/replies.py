@@ -33,6 +33,8 @@ def worker_info(header: Mapping[str, Any]) -> WorkerInfo:
                 version=str(entry["version"]),
                 install=str(entry["install"]),
                 providers=tuple(entry["providers"]),
+                identity=dict(entry.get("identity", {})),
+                context=dict(entry.get("context", {})),
             )
             for name, entry in header["runtimes"].items()
         },

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -89,6 +89,19 @@ class Driver:
         buffer = ctypes.create_string_buffer(256)
         self.call(name, buffer, ctypes.c_int(len(buffer)), *arguments)
         return buffer.value.decode("utf-8", "replace")
+
+
+def gpu_hardware(library: str = LIBRARY, index: int = 0) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+    """Return identity (model, capability) and context (driver) of a GPU; both empty where there is none."""
+    try:
+        driver = Driver(library)
+        device = ctypes.c_int(driver.integer("cuDeviceGet", ctypes.c_int(index)))
+        major, minor = (driver.integer("cuDeviceGetAttribute", ctypes.c_int(key), device) for key in _CAPABILITY)
+        version = driver.integer("cuDriverGetVersion")
+        identity = {"gpu_model": driver.text("cuDeviceGetName", device), "gpu_capability": f"sm{major}{minor}"}
+    except (Failure, CudaError):
+        return {}, {}
+    return identity, {"gpu_driver": f"{version // 1000}.{version % 1000 // 10}"}
 
 
 class Gpu:

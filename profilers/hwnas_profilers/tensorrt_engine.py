@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from hwnas_profilers import affinity
-from hwnas_profilers.cuda import Driver, Gpu
+from hwnas_profilers.cuda import Driver, Gpu, gpu_hardware
 from hwnas_profilers.engine_cache import EngineCache
 from hwnas_profilers.onnx_graph import OnnxGraph, read_graph
 from hwnas_profilers.protocol import Failure
@@ -91,6 +91,10 @@ class TensorRtFamily(Runtime):
     """TensorRT or TensorRT-RTX; ``module`` says which."""
 
     pins_itself = False
+
+    def hardware(self) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+        """Return model and capability of the GPU, and its driver."""
+        return gpu_hardware()
 
     def providers(self) -> Tuple[str, ...]:
         """Return what the package runs on here.

@@ -107,6 +107,7 @@ class Worker:
             entry = {"available": runtime.available(), "version": "", "install": runtime.install, "providers": []}
             if entry["available"]:
                 entry["version"] = runtime.version()
+                entry["identity"], entry["context"] = runtime.hardware()
                 if frame.header.get("probe"):
                     self._probe(runtime, entry)
             runtimes[name] = entry

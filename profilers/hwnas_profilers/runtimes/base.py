@@ -138,6 +138,13 @@ class Runtime(ABC):
                 continue
         return ""
 
+    def hardware(self) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+        """Return identity and context of hardware besides the processor that it runs on; cheap, imports no package.
+
+        A number cannot be carried to another identity (the model of a GPU); a context that moved (its driver) is a warning.
+        """
+        return {}, {}
+
     @abstractmethod
     def providers(self) -> Tuple[str, ...]:
         """Return what it can run on here; imports the package."""
