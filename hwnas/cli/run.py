@@ -30,6 +30,8 @@ def run(
         print_manifests([artifact.manifest for artifact in summary.artifacts])
         for name, reason in summary.refused.items():
             print(f"refused: {name}: {reason}")
+        for gap in summary.gaps:
+            print(gap.sentence)
         print(f"report: {summary.report}")
     if summary.refused or (summary.broken and not allow_broken):
         raise typer.Exit(1)

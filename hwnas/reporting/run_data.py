@@ -11,6 +11,7 @@ import yaml
 
 from hwnas.artifacts.manifest import Manifest, read_manifest
 from hwnas.errors import ArtifactError, ConfigError
+from hwnas.reporting.precisions import PrecisionGap, latencies_of, precision_gaps
 from hwnas.strategies.problem import sees
 from hwnas.targets import Target
 
@@ -40,6 +41,7 @@ class TargetData:
         limits: Columns of the limits of archive members that hold for this target.
         front: Its part of ``front.json``, or empty.
         rows: Rows of its latency table.
+        latencies: Key of each measured network -> its latency.
         evaluation: Content of ``evaluation.json``, or empty.
         artifacts: Artifacts for this target.
     """
@@ -50,6 +52,7 @@ class TargetData:
     limits: tuple[int, ...]
     front: dict[str, Any]
     rows: int
+    latencies: dict[str, float]
     evaluation: dict[str, Any]
     artifacts: tuple[ArtifactData, ...]
 
@@ -80,6 +83,11 @@ class RunData:
     artifacts: tuple[ArtifactData, ...] = ()
     steps: tuple[dict[str, Any], ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def gaps(self) -> list[PrecisionGap]:
+        """Precisions of the same setting beside each other."""
+        return precision_gaps({target.name: target.latencies for target in self.targets})
 
 
 class Reader:
@@ -185,6 +193,7 @@ def _target(
     tables = reader.folder / "tables" / name.replace("/", "--")
     problem = search.problem
     costs, limits = problem.get("costs") or [], problem.get("limits") or []
+    rows = reader.lines(tables / "table.jsonl")
     targets, seen_by = problem.get("targets") or [], problem.get("seen_by") or {}
     return TargetData(
         name=name,
@@ -192,7 +201,8 @@ def _target(
         cost=costs.index(name) if name in costs else None,
         limits=tuple(i for i, limit in enumerate(limits) if sees(name, limit[0], targets, seen_by)),
         front=search.fronts.get(name, {}),
-        rows=sum("encoding" in record for record in reader.lines(tables / "table.jsonl")),
+        rows=sum("encoding" in record for record in rows),
+        latencies=latencies_of(rows),
         evaluation=reader.mapping(tables / "evaluation.json"),
         artifacts=tuple(artifact for artifact in artifacts if artifact.manifest.target == name),
     )

@@ -13,6 +13,8 @@ from hwnas.artifacts.pipeline import Artifact
 from hwnas.errors import HwnasError, RefusedError
 from hwnas.finetuning.winner import Winner
 from hwnas.reporting.html import write_report
+from hwnas.reporting.precisions import PrecisionGap
+from hwnas.reporting.run_data import read_run
 from hwnas.runs.budgets import problem_of
 from hwnas.runs.counted import check_counted
 from hwnas.runs.exporting import artifact_name, export_stage
@@ -38,12 +40,14 @@ class Summary:
         artifacts: One per target and winner.
         report: The HTML report.
         refused: Name -> why no artifact was made of a winner.
+        gaps: How fast precisions of the same setting are beside each other.
     """
 
     run_folder: Path
     artifacts: tuple[Artifact, ...]
     report: Path
     refused: Mapping[str, str] = field(default_factory=dict)
+    gaps: tuple[PrecisionGap, ...] = ()
 
     @property
     def broken(self) -> bool:
@@ -58,6 +62,7 @@ class Summary:
             "broken": self.broken,
             "refused": dict(self.refused),
             "artifacts": [artifact.as_dict() for artifact in self.artifacts],
+            "precisions": [gap.as_dict() for gap in self.gaps],
         }
 
 
@@ -164,7 +169,8 @@ class Pipeline:
         artifacts, refused = self.attempted()
         report = write_report(self.run.folder.path)
         reasons = {name: str(error) for name, error in refused.items()}
-        return Summary(self.run.folder.path, tuple(artifacts), report, reasons)
+        gaps = tuple(read_run(self.run.folder.path).gaps)
+        return Summary(self.run.folder.path, tuple(artifacts), report, reasons, gaps)
 
     def _logged(self, name: str, finished: bool) -> AbstractContextManager[None]:
         """Log the time of a step that was not finished before."""

@@ -270,3 +270,8 @@ def test_a_browser_without_network_draws_the_page_without_complaint(
     plots = len(re.findall(r'class="plotly-graph-div', page))
     assert plots == 10
     assert len(re.findall(r'<svg class="main-svg"[^>]*class|<svg class="main-svg"', text)) >= plots
+
+
+def test_a_lower_precision_that_is_slower_is_said(page: str) -> None:
+    assert "int8 is slower here" in page
+    assert "For speed choose" in page
