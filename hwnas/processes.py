@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Failure|Interrupt)\b")
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -64,6 +67,16 @@ def tail(log: Path, lines: int = 12) -> str:
     except OSError:
         return "(no log)"
     return "\n".join([line[:400] for line in text.splitlines() if line.strip()][-lines:]) or "(it printed nothing)"
+
+
+def reason(log: Path) -> str:
+    """Return the last exception that a log of a Python program ends with, else its last lines."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "(no log)"
+    raised = [line for line in text.splitlines() if _RAISED.match(line)]
+    return raised[-1][:1000] if raised else tail(log)
 
 
 def clean_environment() -> dict[str, str]:

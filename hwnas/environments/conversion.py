@@ -23,7 +23,7 @@ from typing import Any
 from hwnas.environments.recipe import Recipe, install
 from hwnas.errors import ConversionError
 from hwnas.files import cache_home, digest, explain_os_errors, sha256_file, write_json, write_text
-from hwnas.processes import clean_environment, run_logged, tail
+from hwnas.processes import clean_environment, reason, run_logged
 
 DEADLINE_S = 900.0
 FAILED = "failed-conversions"
@@ -119,7 +119,7 @@ def _run(recipe: Recipe, folder: Path, deadline_s: float) -> None:
     )
     failed = _keep_failure(recipe, folder, python)
     raise ConversionError(
-        f"the conversion for {recipe.name} {why}:\n{tail(log)}\n"
+        f"the conversion for {recipe.name} {why}: {reason(log)}\n"
         f"Log and files are kept; run it again with: python {failed / 'reproduce.py'}"
     )
 
