@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _sshd import children_called, ssh_device
 
 from hwnas.config import load_run_config
 from hwnas.files import Journal, read_json, write_json
 from hwnas.latency.canaries import CANARIES
 from hwnas.latency.table import LatencyTable
 from hwnas.targets import save_device
+from hwnas.testing.sshd import children_called, ssh_device
 
 RESULTS = Path(__file__).with_name("interruptions.json")
 SEARCHED = ("archive.jsonl", "search_state.json", "search_history.jsonl", "shortlist*", "candidates", "winners*")
@@ -153,13 +153,14 @@ def cut(
 def link(setting: str, space: Path, kills: int, work: Path, rng: np.random.Generator) -> dict[str, Any]:
     """Return what became of a profile over ssh whose link was cut."""
     target = f"box/{setting}"
-    work.mkdir(parents=True)
+    for name in ("ssh", "device home"):
+        (work / name).mkdir(parents=True)
     home = {"HWNAS_HOME": str(work / "hwnas")}
 
     def words(name: str) -> list[str]:
         return command("profile", "--target", target, "--space", space, "--output", work / name)
 
-    with ssh_device(work / "ssh") as device:
+    with ssh_device(work / "ssh", work / "device home") as device:
         save_device(device, work / "hwnas" / "devices.yaml")
         start = time.monotonic()
         subprocess.run(words("whole"), check=True, stdout=subprocess.DEVNULL, env={**os.environ, **home})

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +18,10 @@ from conftest import write_simulated  # type: ignore[import-not-found]
 from hwnas.devices.models import BurstSpec, ModelFiles
 from hwnas.devices.session import open_session
 from hwnas.devices.transport import remote_argv, ssh_argv
-from hwnas.errors import ConfigError, DeviceError
+from hwnas.errors import ConfigError, DeviceError, MissingRuntimeError
 from hwnas.files import sha256_file
 from hwnas.targets import Device, Target
+from hwnas.testing.sshd import free_port, ssh_device
 
 BANNER = "Welcome to this machine; 3 updates are available."
 
@@ -33,66 +32,17 @@ class Server:
     home: Path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def need(program: str) -> str:
-    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if found is None:
-        reason = f"{program} is not installed (Debian: apt-get install openssh-server openssh-client)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 20
-    while time.monotonic() < until and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"sshd did not come up (exit status {process.poll()})")
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of its own with throw-away keys; every login prints a banner on standard output."""
-    sshd, keygen = need("sshd"), need("ssh-keygen")
-    need("ssh")
-    folder = tmp_path_factory.mktemp("sshd")
     home = tmp_path_factory.mktemp("device home")  # the space is meant
-    for name in ("host", "user"):
-        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    shutil.copy(folder / "user.pub", folder / "authorized_keys")
-    login = folder / "login.sh"
-    login.write_text(f'#!/bin/sh\necho "{BANNER}"\nexport HOME="{home}"\ncd\neval "$SSH_ORIGINAL_COMMAND"\n')
-    login.chmod(0o755)
-    port = free_port()
-    (folder / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized_keys\n"
-        f"PidFile none\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nForceCommand {login}\n"
-    )
-    (folder / "ssh_config").write_text(
-        f"Host box\n  HostName 127.0.0.1\n  UserKnownHostsFile {folder}/known_hosts\n  StrictHostKeyChecking accept-new\n"
-    )
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where a server of root wants to separate its privileges
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sshd, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=log
-        )
     try:
-        wait_for(port, process)
-        options = {"port": str(port), "identity_file": str(folder / "user"), "config": str(folder / "ssh_config")}
-        yield Server(Device("box", "ssh", address="box", python=sys.executable, options=options), home)
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+        with ssh_device(tmp_path_factory.mktemp("sshd"), home, banner=BANNER) as device:
+            yield Server(device, home)
+    except MissingRuntimeError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
 
 
 def test_a_device_behind_ssh_measures_like_a_local_one(server: Server, nets: dict[str, ModelFiles]) -> None:
