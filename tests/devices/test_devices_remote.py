@@ -21,7 +21,7 @@ from hwnas.devices.transport import remote_argv, ssh_argv
 from hwnas.errors import ConfigError, DeviceError, MissingRuntimeError
 from hwnas.files import sha256_file
 from hwnas.targets import Device, Target
-from hwnas.testing.sshd import free_port, ssh_device
+from hwnas.testing.sshd import free_port, program, ssh_device
 
 BANNER = "Welcome to this machine; 3 updates are available."
 
@@ -109,7 +109,7 @@ def test_a_device_that_is_off_or_refuses_is_explained(server: Server, tmp_path: 
     closed = replace(server.device, options={**server.device.options, "port": str(free_port())})
     with pytest.raises(DeviceError, match=r"(?s)cannot be reached.*Connection refused.*Try by hand: ssh"):
         open_session(closed, deadline_s=20.0)
-    subprocess.run([need("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
+    subprocess.run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
     stranger = replace(server.device, options={**server.device.options, "identity_file": str(tmp_path / "other")})
     with pytest.raises(DeviceError, match="Permission denied"):
         open_session(stranger, deadline_s=20.0)
