@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -148,8 +149,11 @@ def measure_model(
     protocol = protocol or Protocol(rounds=30)
     if not is_time(unit_of(session)):
         protocol, reference = protocol.for_unit(unit_of(session), protocol.rounds), None
-    with TemporaryDirectory(prefix="hwnas-canaries-") as folder, exclusive(session):
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="hwnas-canaries-"))
+        # some backends take a minute for it: nobody has to wait for that
         canaries = build_canaries(registry.load("backend", target.runtime), target, Path(folder))
+        stack.enter_context(exclusive(session))
         handles: dict[str, str] = {}
         try:
             for name, built in canaries.items():
