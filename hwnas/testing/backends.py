@@ -80,6 +80,8 @@ class BackendContract:
     """Operations whose kernels the runtime leaves without any name, so that they cannot be given to a block."""
     kernel_times: ClassVar[bool] = True
     """Whether the runtime tells what it runs as one unit."""
+    batches: ClassVar[bool] = True
+    """Whether a file may be made for more than one image; if not, other batches must be refused."""
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -135,8 +137,13 @@ class BackendContract:
     def test_the_batch_is_fixed_in_the_file(
         self, backend: Backend, example: TrainedExample, session: Session, tmp_path: Path
     ) -> None:
-        """A file of batch 3 takes and gives three images."""
+        """A file of batch 3 takes and gives three images; a backend of batch 1 alone makes none."""
         precision = backend.precisions[-1]
+        if not self.batches:
+            with pytest.raises(ConfigError, match="batch=3"):
+                backend.build_network(example.graph, precision, tmp_path / "out", batch=3)
+            assert not (tmp_path / "out").exists()
+            return
         files = backend.build_network(example.graph, precision, tmp_path, batch=3)
         loaded = self.load(session, backend, files, precision, batch=3)
         assert loaded.inputs[0].shape == (3, *example.graph.input_shape)
@@ -235,7 +242,12 @@ class ComputingBackendContract(BackendContract):
     def test_exported_batches_compute_the_same(
         self, backend: Backend, example: TrainedExample, session: Session, tmp_path: Path
     ) -> None:
-        """So does one of batch 4."""
+        """So does one of batch 4, where there are batches."""
+        if not self.batches:
+            with pytest.raises(ConfigError, match="batch=4"):
+                self.export(backend, example, "fp32", tmp_path / "out", batch=4)
+            assert not (tmp_path / "out").exists()
+            return
         files = self.export(backend, example, "fp32", tmp_path, batch=4)
         loaded = self.load(session, backend, files, "fp32", batch=4)
         found = run_images(session, loaded, example.images[:16])
