@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,17 @@ import torch
 
 from hwnas.backends.ncnn import FILES, NcnnBackend
 from hwnas.backends.torch_graph import GraphModule
-from hwnas.devices.session import Session, open_session
+from hwnas.devices.session import Session
 from hwnas.errors import MeasurementFailure
 from hwnas.spaces.graph import LayerGraph
-from hwnas.targets import Device, Target
+from hwnas.targets import Target
 from hwnas.testing.backends import ComputingBackendContract, run_images, torch_outputs, worst_relative_error
 from hwnas.testing.trained import TrainedExample
 
 pytestmark = [pytest.mark.environment, pytest.mark.timeout(1800)]
 
 HALF_PARITY = 5e-3
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class TestNcnn(ComputingBackendContract):
@@ -51,6 +53,7 @@ class TestNcnn(ComputingBackendContract):
             with pytest.raises(MeasurementFailure, match=f"fallback.*{other} was asked for"):
                 self.load(session, backend, files, other)
 
+    @pytest.mark.skipif(CORES < 2, reason="two threads need two cores, this process may use one")
     def test_threads_do_not_change_what_is_computed(
         self, example: TrainedExample, session: Session, tmp_path: Path
     ) -> None:
@@ -58,16 +61,6 @@ class TestNcnn(ComputingBackendContract):
         reference = torch_outputs(example.module, example.images[:4])
         loaded = session.load(files, Target("local", "ncnn", "fp32", threads=2))
         assert worst_relative_error(reference, run_images(session, loaded, example.images[:4])) <= self.parity
-
-    def test_threads_that_openmp_would_not_start_are_refused(
-        self, example: TrainedExample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        files = NcnnBackend().build_network(example.graph, "fp32", tmp_path)
-        monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
-        with open_session(Device("local")) as session:
-            session.load(files, Target("local", "ncnn", "fp32"))
-            with pytest.raises(MeasurementFailure, match=r"fallback.*OMP_THREAD_LIMIT=1 allows 1"):
-                session.load(files, Target("local", "ncnn", "fp32", threads=2))
 
     def test_only_what_ncnn_needs_is_left(self, example: TrainedExample, tmp_path: Path) -> None:
         """Neither the Python code that pnnx writes nor a TorchScript file."""

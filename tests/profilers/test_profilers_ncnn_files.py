@@ -10,6 +10,7 @@ import pytest
 
 from hwnas_profilers.ncnn_files import read_tensors, stored_precision
 from hwnas_profilers.protocol import Failure
+from hwnas_profilers.runtimes.ncnn import refuse_limit
 
 PARAM = """7767517
 4 4
@@ -100,3 +101,12 @@ def test_a_description_that_cannot_be_used_is_refused(tmp_path: Path, wrong: Any
     path.write_text(json.dumps(wrong))
     with pytest.raises(Failure, match=r"load_failed: model\.json"):
         read_tensors(path)
+
+
+def test_threads_that_openmp_would_not_start_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
+    refuse_limit(64)
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "2")
+    refuse_limit(2)
+    with pytest.raises(Failure, match=r"fallback: 3 threads were asked for, OMP_THREAD_LIMIT=2 allows 2"):
+        refuse_limit(3)
