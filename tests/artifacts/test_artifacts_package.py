@@ -295,8 +295,9 @@ def test_scripts_are_written_for_python_3_9_and_need_only_numpy_and_the_runtime(
             imported |= {entry.name.partition(".")[0] for entry in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(str(node.module).partition(".")[0])
-    runtime = {"litert": "ai_edge_litert"}.get(script.stem, script.stem) if script.parent.name == "runtimes" else "PIL"
-    assert imported - sys.stdlib_module_names <= {"numpy", runtime}
+    needs = {"litert": {"ai_edge_litert"}, "executorch": {"executorch", "torch"}}
+    own = needs.get(script.stem, {script.stem}) if script.parent.name == "runtimes" else {"PIL"}
+    assert imported - sys.stdlib_module_names <= {"numpy", *own}
 
 
 def test_a_package_without_a_runtime_script_says_what_to_use(package: Path) -> None:
