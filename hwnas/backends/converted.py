@@ -37,11 +37,13 @@ class ConvertedBackend(Backend):
         recipe: The environment, made on first use.
         script: Name of the module of :mod:`hwnas.backends.converters` that runs there.
         max_error: Largest accepted relative L2 distance of a converted float file to torch, worst image.
+        narrows: Whether its quantiser can make 7-bit weights; else they always have 8 bits.
     """
 
     recipe: ClassVar[Recipe]
     script: ClassVar[str]
     max_error: ClassVar[float] = MAX_RELATIVE_L2
+    narrows: ClassVar[bool] = True
 
     @abstractmethod
     def _take(self, converted: Converted, folder: Path) -> ModelFiles:
@@ -97,6 +99,7 @@ class ConvertedBackend(Backend):
             record |= self._compare(module, batches, place, precision, max_error)
             if quantising is not None:
                 record |= quantising.record(str(converted.result.get("quantiser", self.name)))
+                record["weight_bits"] = quantising.weight_bits if self.narrows else 8
             files = self._take(converted, folder)
         return files, record
 

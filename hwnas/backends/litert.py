@@ -26,6 +26,7 @@ class LiteRtBackend(ConvertedBackend):
         size_gb=2.6,
     )
     script: ClassVar[str] = "litert"
+    narrows: ClassVar[bool] = False
 
     def _take(self, converted: Converted, folder: Path) -> ModelFiles:
         return moved(converted, (MODEL,), folder)
