@@ -1,0 +1,1 @@
+"""A runtime (``numpy_reference``) and a search space (``ladder``) that hwnas finds by their entry points."""
