@@ -87,6 +87,7 @@ def front_figure(run: RunData, target: TargetData, identifier: str) -> str | Non
 
 _KINDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("older", "Earlier supernet", {"marker": {"color": "#B3BCC5", "size": 6, "symbol": "circle-open"}}),
+    ("fewer", "Read on fewer images", {"marker": {"color": "#B7D3E3", "size": 6, "symbol": "circle-open"}}),
     ("over", "Over a budget", {"marker": {"color": GREY, "size": 7, "symbol": "x-thin-open", "line": {"width": 1.5}}}),
     ("feasible", "Within budgets", {"marker": {"color": "#7FB8D8", "size": 7, "symbol": "circle"}}),
     (

@@ -13,8 +13,8 @@ from hwnas.reporting.run_data import TargetData
 class Point:
     """One evaluated architecture: validation accuracy in [0, 1], predicted latency, and its place.
 
-    ``kind`` is ``front``, ``feasible``, ``over`` (some limit is broken) or ``older`` (accuracy of an earlier supernet,
-    not comparable).
+    ``kind`` is ``front``, ``feasible``, ``over`` (some limit is broken), ``older`` (accuracy of an earlier supernet) or
+    ``fewer`` (read on fewer images than those that were confirmed in the end); the last two cannot be compared.
     """
 
     latency_ms: float
@@ -34,12 +34,13 @@ def points_of(archive: Sequence[dict[str, Any]], target: TargetData) -> list[Poi
         return []
     last = {str(record.get("encoding")): record for record in archive}
     newest = max((int(record.get("version") or 0) for record in last.values()), default=0)
-    points = (_point(record, target, newest) for record in last.values())
+    confirmed = any(record.get("confirmed") for record in last.values())
+    points = (_point(record, target, newest, confirmed) for record in last.values())
     found = [point for point in points if point is not None]
     return _mark_front(sorted(found, key=lambda point: (point.latency_ms, -point.accuracy)))
 
 
-def _point(record: dict[str, Any], target: TargetData, newest: int) -> Point | None:
+def _point(record: dict[str, Any], target: TargetData, newest: int, confirmed: bool) -> Point | None:
     costs, limits = record.get("costs") or [], record.get("G") or []
     latency = _number(costs[target.cost]) if target.cost is not None and len(costs) > target.cost else None
     accuracy = _number(record.get("accuracy"))
@@ -48,6 +49,8 @@ def _point(record: dict[str, Any], target: TargetData, newest: int) -> Point | N
     kind = "feasible" if all(limits[column] <= 0 for column in target.limits if column < len(limits)) else "over"
     if int(record.get("version") or 0) < newest:
         kind = "older"
+    elif kind == "feasible" and confirmed and not record.get("confirmed"):
+        kind = "fewer"
     return Point(latency, accuracy, kind, int(record.get("generation") or 0), str(record.get("id", "")))
 
 

@@ -208,6 +208,24 @@ def _target(
     )
 
 
+def _archive(reader: Reader) -> tuple[dict[str, Any], ...]:
+    """Return the evaluations of the search, and behind them those that were confirmed on all images in the end."""
+    archive = reader.lines(reader.folder / "archive.jsonl")
+    last = {str(record.get("encoding")): record for record in archive}
+    readings = [
+        record
+        for record in reader.lines(reader.folder / "confirmed.jsonl")
+        if record.get("images") == record.get("of") and str(record.get("encoding")) in last
+    ]
+    newest = max((int(record.get("version") or 0) for record in readings), default=0)
+    confirmed = [
+        {**last[str(record["encoding"])], "accuracy": record.get("accuracy"), "version": newest, "confirmed": True}
+        for record in readings
+        if int(record.get("version") or 0) == newest
+    ]
+    return (*archive, *confirmed)
+
+
 def read_run(folder: Path) -> RunData:
     """Read a run folder; nothing outside it is touched."""
     reader = Reader(folder)
@@ -221,7 +239,7 @@ def read_run(folder: Path) -> RunData:
         name=str(config.get("name") or folder.resolve().name),
         config=config,
         targets=targets,
-        archive=reader.lines(folder / "archive.jsonl"),
+        archive=_archive(reader),
         history=reader.lines(folder / "search_history.jsonl"),
         training=reader.mapping(folder / "supernet" / "training.json"),
         winners=tuple(reader.mapping(path / "winner.json") for path in _subfolders(folder / "winners")),

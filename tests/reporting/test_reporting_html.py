@@ -200,6 +200,25 @@ def test_limits_of_a_precision_are_held_against_the_targets_of_that_precision_on
     assert kinds == [["front", "over", "over"], ["over", "front", "over"]]
 
 
+def test_what_was_confirmed_is_drawn_as_confirmed(tmp_path: Path, run_folder: Path) -> None:
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    records = [
+        {"encoding": [i], "accuracy": accuracy, "costs": [i + 1.0, 1.0], "G": [-1, -1], "version": 2, "id": str(i)}
+        for i, accuracy in enumerate((0.70, 0.90, 0.80))
+    ]
+    readings = [
+        {"encoding": [0], "accuracy": 0.71, "images": 900, "of": 900, "version": 2},
+        {"encoding": [1], "accuracy": 0.85, "images": 300, "of": 900, "version": 2},
+        {"encoding": [2], "accuracy": 0.79, "images": 900, "of": 900, "version": 2},
+        {"encoding": [1], "accuracy": 0.99, "images": 900, "of": 900, "version": 1},
+    ]
+    (folder / "archive.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "confirmed.jsonl").write_text("".join(json.dumps(record) + "\n" for record in readings))
+    run = read_run(folder)
+    points = {point.identifier: (point.kind, point.accuracy) for point in points_of(run.archive, run.targets[0])}
+    assert points == {"0": ("front", 0.71), "1": ("fewer", 0.90), "2": ("front", 0.79)}
+
+
 def test_the_terminal_shows_the_fronts_of_all_targets(run_folder: Path) -> None:
     stream = io.StringIO()
     document = json.loads((run_folder / "front.json").read_text())
