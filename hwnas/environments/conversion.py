@@ -8,6 +8,7 @@ profiles and repeated exports ask for the same one again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -89,10 +90,7 @@ def convert(recipe: Recipe, folder: Path, request: Mapping[str, Any], *, deadlin
     write_json(folder / _REQUEST, dict(request))
     inputs = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     kept = cache_home() / KEPT / digest({"inputs": inputs, "pip": recipe.pip_lines, "python": sys.version})[:32]
-    if (kept / _TOOK).is_file():
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
-        os.utime(kept)
-    else:
+    if not _recalled(kept, folder):
         _run(recipe, folder, deadline_s)
         _store(folder, inputs.keys(), kept)
     result = _read_result(folder)
@@ -124,28 +122,56 @@ def _run(recipe: Recipe, folder: Path, deadline_s: float) -> None:
     )
 
 
+def _recalled(kept: Path, folder: Path) -> bool:
+    """Bring back what an equal conversion wrote; says whether there was one, whole and not just being forgotten."""
+    try:
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        os.utime(kept)
+    except OSError:
+        return False
+    return (folder / _TOOK).is_file() and _read_result(folder) is not None
+
+
 def _store(folder: Path, inputs: Collection[str], kept: Path) -> None:
-    """Keep what a conversion wrote, and forget the oldest ones beyond :data:`KEPT_BYTES`."""
+    """Keep what a conversion wrote, whole or not at all, and forget the oldest ones beyond :data:`KEPT_BYTES`."""
     with explain_os_errors(kept):
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".storing-", dir=kept.parent) as name:
             for path in folder.iterdir():
                 if path.is_file() and path.name not in {*inputs, _RAN}:
                     shutil.copyfile(path, Path(name) / path.name)
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(name, kept)
-    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in _by_age(kept.parent)}
+            _forget(kept)
+            with contextlib.suppress(OSError):  # another process kept the same one just now
+                Path(name).rename(kept)
+                Path(name).mkdir()  # for the end of the block
+    sizes = {path: _size(path) for path in _by_age(kept.parent)}
     total = sum(sizes.values())
     for path, size in sizes.items():
         if total <= KEPT_BYTES or path == kept:
             break
-        shutil.rmtree(path, ignore_errors=True)
+        _forget(path)
         total -= size
 
 
+def _forget(kept: Path) -> None:
+    """Delete a folder by way of another name, so that who reads it meanwhile misses files instead of finding some."""
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix=".forgetting-", dir=kept.parent) as name:
+        kept.rename(Path(name) / kept.name)
+
+
+def _size(folder: Path) -> int:
+    with contextlib.suppress(OSError):
+        return sum(file.stat().st_size for file in folder.iterdir())
+    return 0
+
+
 def _by_age(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+    found = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may forget it just now
+            if path.is_dir() and not path.name.startswith("."):
+                found[path] = path.stat().st_mtime
+    return sorted(found, key=found.__getitem__)
 
 
 def _read_result(folder: Path) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from hwnas.errors import ConversionError, StorageError
 from hwnas.files import cache_home, digest, explain_os_errors, write_json, write_text
@@ -126,16 +126,33 @@ def _make(recipe: Recipe, folder: Path, deadline_s: float) -> None:
 
 
 def remove(name: str) -> int:
-    """Delete every environment of that name, those of other torch versions too; returns the bytes freed."""
+    """Delete every environment of that name, those of other torch versions too; returns the bytes freed.
+
+    Raises:
+        ConversionError: Another process is making one of them just now.
+        StorageError: The cache folder cannot be written.
+    """
     freed = 0
     for folder in _folders():
         if folder.name.rpartition("-")[0] == name:
-            freed += sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
-            (folder / _READY).unlink(missing_ok=True)
-            shutil.rmtree(folder)
-            for suffix in (".log", ".lock"):
-                folder.with_name(folder.name + suffix).unlink(missing_ok=True)
+            with explain_os_errors(folder):
+                try:
+                    # the lock's file stays: who waits for it would hold one that nobody else sees
+                    with FileLock(f"{folder}.lock", timeout=0):
+                        freed += _delete(folder)
+                except Timeout as error:
+                    raise ConversionError(
+                        f"the environment {name!r} is being made by another process. Wait for it, or stop it."
+                    ) from error
     return freed
+
+
+def _delete(folder: Path) -> int:
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    (folder / _READY).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+    folder.with_name(f"{folder.name}.log").unlink(missing_ok=True)
+    return size
 
 
 def _folders() -> list[Path]:
@@ -144,14 +161,18 @@ def _folders() -> list[Path]:
 
 
 def import_folders() -> list[Path]:
-    """Return the package folders of the environments made with this Python, for workers on this machine."""
-    found = []
+    """Return the package folders of the environments made with this Python, for workers on this machine.
+
+    Of several of one name (the recipe has changed) only the one made last counts.
+    """
+    found: dict[str, tuple[int, Path]] = {}
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for folder in _folders():
         packages = folder / ("Lib/site-packages" if os.name == "nt" else f"lib/{version}/site-packages")
         if (folder / _READY).is_file() and packages.is_dir() and _torch_agrees(folder):
-            found.append(packages)
-    return found
+            name, made = folder.name.rpartition("-")[0], (folder / _READY).stat().st_mtime_ns
+            found[name] = max(found.get(name, (0, packages)), (made, packages))
+    return [packages for _, packages in found.values()]
 
 
 def _torch_agrees(folder: Path) -> bool:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from hwnas.environments import conversion
 from hwnas.environments.conversion import Converted, convert, workplace
@@ -86,6 +88,34 @@ def test_old_results_are_forgotten_where_they_take_too_much_room(
     assert len(list((cache / conversion.KEPT).iterdir())) <= 3
     assert run(tmp_path, "3" * 600)[1]
     assert (tmp_path / "log").read_text() == "ran\n" * 4
+
+
+def test_a_kept_result_that_is_not_whole_is_made_again(cache: Path, tmp_path: Path) -> None:
+    run(tmp_path, "torn")
+    newest = max((cache / conversion.KEPT).iterdir(), key=lambda path: path.stat().st_mtime)
+    (newest / "result.json").unlink()
+    for _ in range(2):
+        assert run(tmp_path, "torn")[1] == "TORN"
+    assert (tmp_path / "log").read_text() == "ran\n" * 2
+
+
+def test_a_result_that_cannot_be_stored_whole_is_not_kept(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set((cache / conversion.KEPT).iterdir())
+    copyfile = shutil.copyfile
+
+    def killed(source: Path, target: Path) -> None:
+        if source.name == "result.json":
+            raise KeyboardInterrupt
+        copyfile(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "half")
+    assert set((cache / conversion.KEPT).iterdir()) == before
+    assert run(tmp_path, "half")[1] == "HALF"
 
 
 def test_a_failure_names_what_was_said_and_can_be_reproduced(cache: Path, tmp_path: Path) -> None:
@@ -166,3 +196,24 @@ def test_two_processes_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert remove("empty") > 0
     assert not EMPTY.ready
     assert import_folders() == []
+
+
+def test_what_another_process_makes_is_not_removed(cache: Path) -> None:
+    with FileLock(f"{EMPTY.folder}.lock"), pytest.raises(ConversionError, match="being made by another process"):
+        remove("empty")
+    assert EMPTY.ready
+
+
+def test_of_one_name_workers_see_the_environment_made_last(cache: Path) -> None:
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for mark, age in (("0", 1), ("z", 1)):
+        packages = EMPTY.folder.with_name(f"empty-{mark}") / f"lib/{version}/site-packages"
+        packages.mkdir(parents=True)
+        ready = packages.parents[2] / "ready.json"
+        ready.write_text(json.dumps({"pip": []}))
+        os.utime(ready, (age, age))
+    try:
+        assert [folder.parents[2] for folder in import_folders()] == [EMPTY.folder]
+    finally:
+        for mark in "0z":
+            shutil.rmtree(EMPTY.folder.with_name(f"empty-{mark}"))
