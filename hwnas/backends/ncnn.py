@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -58,9 +60,9 @@ class NcnnBackend(Backend):
         self, graph: LayerGraph, precision: str, folder: Path, batch: int, seed: int, weights: Weights | None
     ) -> ModelFiles:
         images = np.random.default_rng(seed).standard_normal((1, *graph.input_shape)).astype(np.float32)
-        with self._workplace() as place, explain_os_errors(place):
+        with self._workplace() as place, explain_os_errors(place), ExitStack() as stack:
             save_onnx(build_fp32(graph, seed=seed, weights=weights), place / ONNX)
-            return moved(self._convert(place, images, precision), FILES, folder)
+            return moved(self._convert(stack, place / ONNX, images, precision), FILES, folder)
 
     def _export(
         self,
@@ -73,17 +75,16 @@ class NcnnBackend(Backend):
     ) -> ModelFiles:
         images = example[:COMPARED_IMAGES].detach().cpu()
         made: list[Converted] = []
-        with self._workplace() as place, explain_os_errors(place):
+        with self._workplace() as place, explain_os_errors(place), ExitStack() as stack:
 
             def run(path: Path, batches: list[FloatArray]) -> list[FloatArray]:
-                made.append(self._convert(place, np.concatenate(batches), "fp32"))
-                return list(np.load(place / "outputs.npy", allow_pickle=False)[:, None])
+                made.append(self._convert(stack, path, np.concatenate(batches), "fp32"))
+                return list(self._outputs(made[-1])[:, None])
 
             record = export_onnx(module, images, place / ONNX, run).as_dict()
             if precision == "fp16":
-                made.append(self._convert(place, images.numpy(), "fp16"))
-                reference = forward_once(module, images).numpy()
-                record["max_error"] = self._half_error(reference, np.load(place / "outputs.npy", allow_pickle=False))
+                made.append(self._convert(stack, place / ONNX, images.numpy(), "fp16"))
+                record["max_error"] = self._half_error(forward_once(module, images).numpy(), self._outputs(made[-1]))
             record |= {"seconds": round(sum(part.seconds for part in made), 1), **made[-1].result}
             files = moved(made[-1], FILES, folder)
         write_json(folder / EXPORT_RECORD, record)
@@ -92,9 +93,17 @@ class NcnnBackend(Backend):
     def _workplace(self) -> Any:
         return workplace(Path(converters.__path__[0]) / f"{self.script}.py")
 
-    def _convert(self, place: Path, images: FloatArray, precision: str) -> Converted:
+    def _convert(self, stack: ExitStack, model: Path, images: FloatArray, precision: str) -> Converted:
+        """Convert in a folder of its own: what another conversion left there would be taken for an input."""
+        place = stack.enter_context(self._workplace())
+        shutil.copyfile(model, place / ONNX)
         np.save(place / "example.npy", np.ascontiguousarray(images))
         return convert(self.recipe, place, {"precision": precision})
+
+    @staticmethod
+    def _outputs(converted: Converted) -> FloatArray:
+        outputs: FloatArray = np.load(converted.folder / "outputs.npy", allow_pickle=False)
+        return outputs
 
     @staticmethod
     def _half_error(reference: FloatArray, found: FloatArray) -> float:
