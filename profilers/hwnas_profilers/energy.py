@@ -12,34 +12,35 @@ import re
 import threading
 import time
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 POLL_S = 0.02
 
 
 class Counter:
-    """A counter of energy that only grows, until it starts again at zero.
+    """Counters of energy that only grow, until each starts again at zero; added up.
 
     Args:
         name: What a person is told.
-        read_mj: Returns the counter, millijoules.
-        range_mj: Where it starts again; 0 where it does not.
+        parts: Per counter what reads it, millijoules, and where it starts again; 0 where it does not.
     """
 
-    def __init__(self, name: str, read_mj: Callable[[], float], range_mj: float = 0.0) -> None:
+    def __init__(self, name: str, parts: Sequence[Tuple[Callable[[], float], float]]) -> None:
         self.name = name
-        self._read_mj = read_mj
-        self._range_mj = range_mj
-        self._before = 0.0
+        self._parts = list(parts)
+        self._before: List[float] = []
 
     def start(self) -> None:
-        """Remember where the counter stands."""
-        self._before = self._read_mj()
+        """Remember where the counters stand."""
+        self._before = [read_mj() for read_mj, _ in self._parts]
 
     def stop_mj(self) -> float:
         """Return the energy since :meth:`start`, millijoules."""
-        spent = self._read_mj() - self._before
-        return spent + self._range_mj if spent < 0 else spent
+        spent = 0.0
+        for (read_mj, range_mj), before in zip(self._parts, self._before):
+            own = read_mj() - before
+            spent += own + range_mj if own < 0 else own
+        return spent
 
 
 class Meter:
@@ -101,14 +102,23 @@ def _microunits(path: Path) -> Callable[[], float]:
 
 
 def _rapl(root: Path) -> Optional[Counter]:
-    zones = [path for path in sorted((root / "class/powercap").glob("intel-rapl:*")) if path.name.count(":") == 1]
+    found = sorted((root / "class/powercap").glob("intel-rapl:*"))
+    zones = [path for path in found if path.name.count(":") == 1 and _is_package(path)]
     readable = [zone for zone in zones if _number(zone / "energy_uj") is not None]
     if not readable or len(readable) < len(zones):
         return None
-    readers = [_microunits(zone / "energy_uj") for zone in readable]
-    ranges = sum((_number(zone / "max_energy_range_uj") or 0.0) / 1000.0 for zone in readable)
-    packages = "package" if len(readable) == 1 else f"{len(readable)} packages"
-    return Counter(f"RAPL, {packages}", lambda: sum(read() for read in readers), ranges if len(readable) == 1 else 0.0)
+    parts = [
+        (_microunits(zone / "energy_uj"), (_number(zone / "max_energy_range_uj") or 0.0) / 1000.0) for zone in readable
+    ]
+    return Counter(f"RAPL, {'package' if len(parts) == 1 else f'{len(parts)} packages'}", parts)
+
+
+def _is_package(zone: Path) -> bool:
+    """Say whether a zone is a package: ``psys``, the whole platform, stands beside them and holds them once more."""
+    try:
+        return (zone / "name").read_text(encoding="ascii").startswith("package")
+    except (OSError, ValueError):
+        return False
 
 
 def _board(root: Path) -> Optional[Meter]:
@@ -139,7 +149,7 @@ def _gpu() -> Optional[Counter]:
         read()
     except OSError:
         return None
-    return Counter("NVML, GPU 0", read)
+    return Counter("NVML, GPU 0", [(read, 0.0)])
 
 
 def find_sensor(device: str = "CPU", root: str = "/sys") -> "Optional[Counter | Meter]":

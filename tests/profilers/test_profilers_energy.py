@@ -16,6 +16,7 @@ def rapl(root: Path, packages: int = 1, microjoules: int = 1_000_000) -> list[Pa
         for zone in (f"intel-rapl:{number}", f"intel-rapl:{number}:0"):
             folder = root / "class/powercap" / zone
             folder.mkdir(parents=True)
+            (folder / "name").write_text(f"package-{number}\n" if zone.count(":") == 1 else "core\n")
             (folder / "energy_uj").write_text(f"{microjoules}\n")
             (folder / "max_energy_range_uj").write_text("262143328850\n")
         counters.append(root / "class/powercap" / f"intel-rapl:{number}" / "energy_uj")
@@ -46,6 +47,27 @@ def test_a_counter_that_starts_again_is_continued(tmp_path: Path) -> None:
     sensor.start()
     counter.write_text("150\n")
     assert sensor.stop_mj() == pytest.approx(1.0)
+
+
+def test_of_two_packages_one_may_start_again(tmp_path: Path) -> None:
+    counters = rapl(tmp_path, packages=2, microjoules=262_143_328_000)
+    sensor = find_sensor(root=str(tmp_path))
+    assert sensor is not None
+    sensor.start()
+    counters[0].write_text("150\n")
+    assert sensor.stop_mj() == pytest.approx(1.0)
+
+
+def test_the_platform_is_not_counted_beside_its_packages(tmp_path: Path) -> None:
+    package, platform = rapl(tmp_path, packages=2)
+    (platform.parent / "name").write_text("psys\n")
+    sensor = find_sensor(root=str(tmp_path))
+    assert sensor is not None
+    assert sensor.name == "RAPL, package"
+    sensor.start()
+    package.write_text("3500000\n")
+    platform.write_text("9900000\n")
+    assert sensor.stop_mj() == pytest.approx(2500.0)
 
 
 def test_a_counter_that_may_not_be_read_is_no_sensor(tmp_path: Path) -> None:
