@@ -16,7 +16,7 @@ from hwnas.runs.session import Run
 from hwnas.runs.training import trained_supernet
 from hwnas.spaces.base import IntArray
 from hwnas.strategies.base import FloatArray, Sampler, Strategy
-from hwnas.strategies.confirming import Confirmation, Standing
+from hwnas.strategies.confirming import Confirmation, Standing, read_confirmed
 from hwnas.strategies.problem import Problem
 from hwnas.strategies.runner import run_search
 from hwnas.strategies.state import SearchResult
@@ -170,7 +170,10 @@ def _confirmed(run: Run, problem: Problem, strategy: Strategy, work: SearchWork,
     )
     with progress_bar("confirming on all validation images", 1.0) as advance:
         standings = [Standing(member, images, error) for member, error in strategy.standing()]
-        return replace(result, confirmed=tuple(confirmation.run(standings, advance)))
+        confirmation.run(standings, advance)
+    # with those that were read before the search was given more iterations: what read_result tells of the folder
+    members = read_confirmed(run.folder.search, result.archive.members, result.version)
+    return replace(result, confirmed=tuple(members))
 
 
 def searched_supernet(run: Run, result: SearchResult) -> AnySupernet:

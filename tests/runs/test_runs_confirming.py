@@ -57,6 +57,14 @@ def test_members_of_the_result_were_read_on_all_images(tmp_path: Path, adapt: fl
     assert len((run.folder.search / "confirmed.jsonl").read_text().splitlines()) == len(records)
 
 
+def test_a_search_that_goes_on_keeps_what_was_confirmed(tmp_path: Path) -> None:
+    before = searched(run_of(tmp_path, "more"))
+    run = run_of(tmp_path, "more", iterations=3)
+    after = searched(run)
+    assert {member.key for member in before.members} <= {member.key for member in after.members}
+    assert after.members == read_result(run.folder.search).members
+
+
 def test_confirmation_can_be_switched_off(tmp_path: Path) -> None:
     result = searched(run_of(tmp_path, "off", confirm=False))
     assert result.confirmed == ()
