@@ -2,7 +2,7 @@
 
 A search that reads accuracies on some hundred images keeps the networks that were lucky on them. In the end those that may be
 on a front, were they better than read by :data:`DOUBT` standard errors, are read on :data:`GROWTH` times as many images, again
-and again, until all images have decided. Most drop out early, and only those that were read on all images are compared.
+and again, until all images have decided. Only those that were read on all images are compared.
 """
 
 from __future__ import annotations
