@@ -106,10 +106,11 @@ def _check_sides(old: _Side, new: _Side, asked: Target | None) -> None:
             f"--target {asked} is neither the old artifact's setting ({old.target}) nor the new one's ({new.target}). "
             "Give one of them, on the device to compare on."
         )
-    if (old.target.device, old.target.batch) != (new.target.device, new.target.batch):
+    first, second = ((one.device, one.threads, one.batch) for one in (old.target, new.target))
+    if first != second:
         raise ConfigError(
-            f"the artifacts belong to {old.target} and {new.target}: two devices or batches cannot be compared. "
-            "Name the device to compare on: --target DEVICE/RUNTIME-PRECISION."
+            f"the artifacts belong to {old.target} and {new.target}: two devices, batches or numbers of threads "
+            "cannot be compared. Name the device and threads to compare on: --target DEVICE/RUNTIME-PRECISION[-tN]."
         )
 
 

@@ -152,6 +152,15 @@ def test_a_target_of_another_setting_is_refused(artifacts: dict[str, Path], targ
         compare_artifacts(artifacts["good"], artifacts["wide"], target=Target.parse(target))
 
 
+def test_two_numbers_of_threads_are_not_compared_silently(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(artifacts["good"], tmp_path / "copy"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["target"] = "local/onnxruntime-fp32-t2-b1"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="numbers of threads cannot be compared"):
+        compare_artifacts(artifacts["good"], copy)
+
+
 def test_data_of_another_shape_are_refused_before_anything_is_measured(
     artifacts: dict[str, Path], tmp_path: Path
 ) -> None:
