@@ -209,7 +209,10 @@ def _target(
 
 
 def _archive(reader: Reader) -> tuple[dict[str, Any], ...]:
-    """Return the evaluations of the search, and behind them those that were confirmed on all images in the end."""
+    """Return the evaluations of the search, and behind them those that were confirmed on all images in the end.
+
+    Readings of an earlier supernet, from before the search was given more iterations, do not count.
+    """
     archive = reader.lines(reader.folder / "archive.jsonl")
     last = {str(record.get("encoding")): record for record in archive}
     readings = [
@@ -217,7 +220,7 @@ def _archive(reader: Reader) -> tuple[dict[str, Any], ...]:
         for record in reader.lines(reader.folder / "confirmed.jsonl")
         if record.get("images") == record.get("of") and str(record.get("encoding")) in last
     ]
-    newest = max((int(record.get("version") or 0) for record in readings), default=0)
+    newest = max((int(record.get("version") or 0) for record in last.values()), default=0)
     confirmed = [
         {**last[str(record["encoding"])], "accuracy": record.get("accuracy"), "version": newest, "confirmed": True}
         for record in readings

@@ -219,6 +219,18 @@ def test_what_was_confirmed_is_drawn_as_confirmed(tmp_path: Path, run_folder: Pa
     assert points == {"0": ("front", 0.71), "1": ("fewer", 0.90), "2": ("front", 0.79)}
 
 
+def test_what_an_earlier_supernet_confirmed_does_not_count(run_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run_folder, folder)
+    for name, rows in {
+        "archive": [{"accuracy": 0.8, "costs": [1.0, 1.0], "G": [-1, -1], "version": 2}],
+        "confirmed": [{"accuracy": 0.7, "images": 9, "of": 9, "version": 1}],
+    }.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"encoding": [0], **row}) + "\n" for row in rows))
+    run = read_run(folder)
+    assert [(point.accuracy, point.kind) for point in points_of(run.archive, run.targets[0])] == [(0.8, "front")]
+
+
 def test_the_terminal_shows_the_fronts_of_all_targets(run_folder: Path) -> None:
     stream = io.StringIO()
     document = json.loads((run_folder / "front.json").read_text())
