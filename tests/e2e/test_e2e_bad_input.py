@@ -137,7 +137,7 @@ def test_every_verb_has_help(hwnas: Hwnas) -> None:
     from hwnas.cli import app
 
     names = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
-    assert len(names) == 16
+    assert len(names) == 18
     for name in names:
         result = hwnas(name, "--help")
         assert result.returncode == 0
