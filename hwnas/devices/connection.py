@@ -94,6 +94,18 @@ class Connection:
             self.channel.close()
             self.channel = None
 
+    def refresh(self) -> bool:
+        """Start a worker anew where it would now be started in another way; returns whether that is so.
+
+        A converter's environment that was made meanwhile holds its runtime too, which a worker sees only from its start.
+        """
+        launch = prepare(self.device, self.deadline_s)
+        if launch.argv == self.launch.argv:
+            return False
+        self.launch = launch
+        self.bury()
+        return True
+
     def ensure_alive(self) -> None:
         """Start a worker if there is none; a device may need a moment to come back."""
         if self.channel is not None and not self.channel.alive:

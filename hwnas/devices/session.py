@@ -123,6 +123,9 @@ class Session:
             raise DeviceError(
                 f"device {self.device.name} has no runtime {name!r}; its agent knows: {', '.join(sorted(runtimes))}."
             )
+        if not runtimes[name].available and self._connection.launch.shares_files and self._connection.refresh():
+            self._infos.clear()
+            runtimes = self.hello().runtimes
         if not runtimes[name].available:
             raise MissingRuntimeError(f"{name} (on device {self.device.name})", runtimes[name].install)
 
