@@ -54,6 +54,7 @@ NETWORKS = (
 SIDE = 224
 CALIBRATION, COMPARED = 32, 8
 SKIPPED = ("simulated",)
+ORDER = ("onnxruntime", "openvino", "litert", "executorch", "ncnn", "torch", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,15 @@ def measured(cell: Cell, session: Session, folder: Path) -> Cell:
     return Cell(**{**asdict(cell), "latency_ms": (found.value, found.low, found.high), "grade": found.grade})
 
 
+def rank(cell: Cell) -> tuple[int, str]:
+    """Order cells by runtime, those that no GPU was at hand for last, then by target."""
+    runtime = Target.parse(cell.target).runtime
+    return (ORDER.index(runtime) if runtime in ORDER else len(ORDER), cell.target)
+
+
 def table(cells: list[Cell]) -> str:
     """Return the support table in Markdown: one row per runtime and precision, one column per network."""
+    cells = sorted(cells, key=rank)
     networks = [name for name in NETWORKS if any(cell.network == name for cell in cells)]
     known = {cell.key: cell for cell in cells}
     lines = [
@@ -206,7 +214,7 @@ def write_readme(cells: list[Cell], machine: str) -> None:
     text = README.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, last = rest.partition(END)
-    note = f"On {machine}, one thread, batch 1, {SIDE} pixels, p50 (`python benchmarks/backends.py`):"
+    note = f"On {machine}, one thread, batch 1, {SIDE} pixels, p50; random weights (`python benchmarks/backends.py`):"
     README.write_text(f"{head}{BEGIN}\n{note}\n\n{table(cells)}\n{END}{last}", encoding="utf-8")
 
 
