@@ -52,6 +52,7 @@ class SearchWork:
         self._teacher = None if untaught(run) else supernet.teacher(run.config.train.exit_ensemble)
         self._taught: float | None = None
         self._evaluator = self._reader(section.validation_images)
+        self._reading: tuple[int, AccuracyEvaluator] | None = None
 
     def _reader(self, images: int | None) -> AccuracyEvaluator:
         run = self._run
@@ -64,7 +65,9 @@ class SearchWork:
 
     def read(self, X: IntArray, images: int) -> FloatArray:
         """Return the accuracies ``[n]`` of encodings on so many validation images."""
-        return self._reader(images).evaluate_encodings(X)
+        if self._reading is None or self._reading[0] != images:
+            self._reading = (images, self._reader(images))
+        return self._reading[1].evaluate_encodings(X)
 
     def _better_teacher(self, sampler: Sampler) -> nn.Module | None:
         """Return the largest network as training left it, or None once networks that ``sampler`` draws surpass it.
