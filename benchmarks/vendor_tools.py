@@ -39,6 +39,9 @@ from hwnas.targets import Target, find_device
 HERE = Path(__file__).parent
 SPACE: dict[str, Any] = {"resolutions": [128, 160, 192, 224]}
 
+TYPICAL_MS = 5.0
+"""About what these networks take: LiteRT's tool counts runs, not seconds."""
+
 PLAIN_LOOP = """
 import statistics, sys, time
 import numpy, onnxruntime
@@ -83,12 +86,12 @@ def number_after(pattern: str, text: str) -> float:
     return float(found.group(1))
 
 
-def onnxruntime_loop(files: ModelFiles, seconds: float, ms: float) -> float:
+def onnxruntime_loop(files: ModelFiles, seconds: float) -> float:
     """Return the median of a plain loop."""
     return float(said([sys.executable, "-c", PLAIN_LOOP, str(files.main), str(seconds)]))
 
 
-def openvino_tool(files: ModelFiles, seconds: float, ms: float) -> float:
+def openvino_tool(files: ModelFiles, seconds: float) -> float:
     """Return the median that ``benchmark_app`` prints."""
     program = str(Path(sys.executable).with_name("benchmark_app"))
     options = [
@@ -108,20 +111,21 @@ def openvino_tool(files: ModelFiles, seconds: float, ms: float) -> float:
     return number_after("Median:", said([program, "-m", str(files.main), *options, "-t", str(max(1, round(seconds)))]))
 
 
-def litert_tool(files: ModelFiles, seconds: float, ms: float) -> float:
+def litert_tool(files: ModelFiles, seconds: float) -> float:
     """Return the median that LiteRT's benchmark prints, from the environment of its converter."""
     python = registry.load("backend", "litert").recipe.python
     tool = next(python.parents[1].rglob("ai_edge_litert/tools/benchmark_litert_model.py"))
-    runs = str(max(20, round(1e3 * seconds / ms)))
+    runs = str(max(20, round(1e3 * seconds / TYPICAL_MS)))
     options = ["--num_threads=1", f"--num_runs={runs}", "--warmup_runs=10"]
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         said([str(python), "-I", str(tool), f"--model={files.main}", *options, f"--result_json={result}"])
-        return _median_of(json.loads(result.read_text()))
+        found = _median_of(json.loads(result.read_text()))
+    return found or sys.exit("LiteRT's tool wrote no median latency; is its version the one of the recipe?")
 
 
 def _median_of(result: Any) -> float:
-    """Return the median latency that the result file of LiteRT's tool holds, milliseconds."""
+    """Return the median latency that the result file of LiteRT's tool holds, milliseconds; 0 if it holds none."""
     if isinstance(result, dict):
         for key, value in result.items():
             if "median" in key and isinstance(value, int | float):
@@ -131,7 +135,7 @@ def _median_of(result: Any) -> float:
     return 0.0
 
 
-TOOLS: dict[str, Callable[[ModelFiles, float, float], float]] = {
+TOOLS: dict[str, Callable[[ModelFiles, float], float]] = {
     "onnxruntime": onnxruntime_loop,
     "openvino": openvino_tool,
     "litert": litert_tool,
@@ -187,7 +191,7 @@ def compare(runtime: str, count: int, rounds: int, seconds: float, console: Cons
                     if side:
                         mine = ours(files[index], target, seconds)
                     else:
-                        theirs = tool(files[index], seconds, 5.0)
+                        theirs = tool(files[index], seconds)
                 logs[index, number] = np.log(mine / theirs)
             console.print(f"{runtime}: round {number + 1} of {rounds}, median {np.exp(np.median(logs[:, number])):.4f}")
     ratio, low, high = interval(logs)
